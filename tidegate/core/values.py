@@ -1,0 +1,99 @@
+"""Values of parameters on the wire: JSON without floats, typed, exact.
+
+``{"t": "i", "v": "42"}``: t is one of n (null), b (boolean), i (integer), f (double, ``float.hex``), d (decimal), s (text),
+x (bytes, hex), D (date), T (time), Z (timestamp with zone, UTC), N (timestamp without zone), l (list of values).
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from decimal import Decimal, InvalidOperation
+from typing import Any, TypeAlias
+
+from tidegate.core.errors import Code, error_for
+
+Value: TypeAlias = "None | bool | int | float | Decimal | str | bytes | date | datetime | time | list[Value]"
+VALUE_DEPTH_MAX = 4
+
+
+def encode(value: Value) -> dict[str, Any]:
+    """Give the wire form.
+
+    Raises:
+        CallerError: PLAN_PARAMETERS for a Python type that has none.
+    """
+    match value:
+        case None:
+            return {"t": "n", "v": ""}
+        case bool():
+            return {"t": "b", "v": "1" if value else "0"}
+        case int():
+            return {"t": "i", "v": str(value)}
+        case float():
+            return {"t": "f", "v": value.hex()}
+        case Decimal():
+            return {"t": "d", "v": str(value)}
+        case str():
+            return {"t": "s", "v": value}
+        case bytes():
+            return {"t": "x", "v": value.hex()}
+        case datetime():
+            return {"t": "N" if value.tzinfo is None else "Z", "v": (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()}
+        case date():
+            return {"t": "D", "v": value.isoformat()}
+        case time():
+            return {"t": "T", "v": value.isoformat()}
+        case list() | tuple():
+            return {"t": "l", "v": [encode(item) for item in value]}
+    raise error_for(Code.PLAN_PARAMETERS, "parameter: a value of this type cannot be sent")
+
+
+def decode(data: Any, *, depth: int = 0) -> Value:
+    """Read the wire form.
+
+    Trust: anybody may have written it.
+
+    Raises:
+        CallerError: PLAN_PARAMETERS.
+    """
+    try:
+        if not isinstance(data, dict) or set(data) != {"t", "v"} or depth > VALUE_DEPTH_MAX:
+            raise ValueError("form")
+        kind, text = data["t"], data["v"]
+        if kind == "l":
+            return [decode(item, depth=depth + 1) for item in text]
+        if not isinstance(text, str):
+            raise TypeError("form")
+        return _decode_scalar(kind, text)
+    except (ValueError, TypeError, InvalidOperation, OverflowError) as error:
+        raise error_for(Code.PLAN_PARAMETERS, "parameter: not of the expected form") from error
+
+
+def _decode_scalar(kind: str, text: str) -> Value:  # noqa: PLR0911 - one line a kind
+    match kind:
+        case "n":
+            return None
+        case "b":
+            return {"1": True, "0": False}[text] if text in ("0", "1") else _bad()
+        case "i":
+            return int(text) if len(text) <= 40 else _bad()
+        case "f":
+            return float.fromhex(text)
+        case "d":
+            return Decimal(text) if len(text) <= 80 else _bad()
+        case "s":
+            return text
+        case "x":
+            return bytes.fromhex(text)
+        case "D":
+            return date.fromisoformat(text)
+        case "T":
+            return time.fromisoformat(text)
+        case "N" | "Z":
+            moment = datetime.fromisoformat(text)
+            return moment if (moment.tzinfo is None) == (kind == "N") else _bad()
+    return _bad()
+
+
+def _bad() -> Any:
+    raise ValueError("form")

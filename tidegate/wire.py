@@ -1,0 +1,91 @@
+"""How the one family of errors travels over gRPC: both directions, for every wire module.
+
+A failure is a gRPC status with ``google.rpc.Status`` details holding one ``tidegate.v1.ErrorDetail``. Foreign exceptions
+never escape: ``guarded`` turns them into an internal error with an id that the structured log can find.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import status_pb2
+from grpc_status import rpc_status
+
+from tidegate.core.errors import CODES, Code, Reason, TidegateError, error_for
+from tidegate.v1 import common_pb2
+
+_BY_VALUE = {code.value: code for code in Code}
+
+
+def to_detail(error: TidegateError) -> common_pb2.ErrorDetail:
+    """Give the wire form of an error: the public part alone."""
+    return common_pb2.ErrorDetail(
+        code=error.code.value,
+        message=error.message,
+        reasons=[common_pb2.Reason(**reason.to_json()) for reason in error.reasons],
+        request_id=error.request_id,
+        retry_after_s=error.retry_after_s,
+        next_step=error.info.next_step,
+        receipt=error.receipt,
+    )
+
+
+def from_detail(detail: common_pb2.ErrorDetail) -> TidegateError:
+    """Read the wire form; an unknown code becomes an internal error.
+
+    Trust: a peer wrote it; its texts are shown to people, so control characters are taken out and lengths bounded.
+    """
+    code = _BY_VALUE.get(detail.code, Code.INTERNAL)
+    reasons = tuple(
+        Reason(*(_plain(text, 500) for text in (item.code, item.text, item.ask_for, item.decided_by)))
+        for item in detail.reasons[:50]
+    )
+    error = error_for(
+        code,
+        _plain(detail.message, 1000),
+        reasons=reasons,
+        request_id=_plain(detail.request_id, 64),
+        retry_after_s=detail.retry_after_s,
+    )
+    error.receipt = detail.receipt
+    return error
+
+
+def _plain(text: str, size_max: int) -> str:
+    return "".join(char for char in text[:size_max] if char.isprintable())
+
+
+def abort(context: grpc.ServicerContext, error: TidegateError) -> NoReturn:
+    """End the call with the error's status and details."""
+    status = getattr(grpc.StatusCode, CODES[error.code].grpc_status)
+    packed = AnyMessage()
+    packed.Pack(to_detail(error))
+    rich = status_pb2.Status(code=status.value[0], message=str(error), details=[packed])
+    context.abort_with_status(rpc_status.to_status(rich))
+    raise AssertionError("unreachable")  # pragma: no cover - abort always raises
+
+
+def from_rpc_error(error: grpc.RpcError) -> TidegateError:
+    """Read what a failed call says; a status without our details becomes an error of the nearest kind."""
+    try:
+        rich = rpc_status.from_call(error)
+    except ValueError:
+        rich = None
+    if rich is not None:
+        for packed in rich.details:
+            detail = common_pb2.ErrorDetail()
+            if packed.Unpack(detail):
+                return from_detail(detail)
+    status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    nearest = {
+        grpc.StatusCode.UNAVAILABLE: Code.CLIENT_UNREACHABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED: Code.QUERY_DEADLINE,
+        grpc.StatusCode.CANCELLED: Code.QUERY_CANCELLED,
+        grpc.StatusCode.RESOURCE_EXHAUSTED: Code.BUSY,
+        grpc.StatusCode.UNAUTHENTICATED: Code.ID_CERTIFICATE_INVALID,
+        grpc.StatusCode.UNIMPLEMENTED: Code.WIRE_VERSION,
+        grpc.StatusCode.INVALID_ARGUMENT: Code.WIRE_INVALID,
+    }.get(status, Code.INTERNAL)
+    return error_for(nearest, detail=f"gRPC status {status}")
