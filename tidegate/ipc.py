@@ -138,7 +138,8 @@ def _invalid(error: Exception) -> Exception:
 
 def schema_chunk(schema: pa.Schema) -> bytes:
     """Give the chunk of a schema alone."""
-    return schema.serialize().to_pybytes()
+    chunk: bytes = schema.serialize().to_pybytes()
+    return chunk
 
 
 def parse_schema(chunk: bytes) -> pa.Schema:

@@ -6,7 +6,7 @@ never escape: ``guarded`` turns them into an internal error with an id that the 
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -67,8 +67,12 @@ def abort(context: grpc.ServicerContext, error: TidegateError) -> NoReturn:
     raise AssertionError("unreachable")  # pragma: no cover - abort always raises
 
 
-def from_rpc_error(error: grpc.RpcError) -> TidegateError:
-    """Read what a failed call says; a status without our details becomes an error of the nearest kind."""
+def from_rpc_error(error: Any) -> TidegateError:
+    """Read what a failed call says; a status without our details becomes an error of the nearest kind.
+
+    Args:
+        error: a ``grpc.RpcError`` that a call raised, which is also the call (grpcio's types do not say so).
+    """
     try:
         rich = rpc_status.from_call(error)
     except ValueError:
@@ -78,7 +82,7 @@ def from_rpc_error(error: grpc.RpcError) -> TidegateError:
             detail = common_pb2.ErrorDetail()
             if packed.Unpack(detail):
                 return from_detail(detail)
-    status = error.code() if isinstance(error, grpc.Call) else grpc.StatusCode.UNKNOWN
+    status = error.code()
     nearest = {
         grpc.StatusCode.UNAVAILABLE: Code.CLIENT_UNREACHABLE,
         grpc.StatusCode.DEADLINE_EXCEEDED: Code.QUERY_DEADLINE,

@@ -27,6 +27,7 @@ class Grant:
         refs: resource ref -> dataset name, for this fragment.
         fragment: hex SHA-256 of ``fragment_bytes(sql, parameters)``.
         entry: the ``decision`` log entry (canonical JSON text); receipt: the receipt note (text).
+        plan_nonce: hex of the salt that opens the one of ``entry``'s plan commitments that is to this fragment's digest.
         subject_key: hex of the key made for this query alone, for pseudonyms of subjects; empty when not needed.
         caller_signature: room for the caller's own signature over (request id, purpose, query hash); may be empty.
     """
@@ -46,6 +47,7 @@ class Grant:
     fragment: str
     entry: str
     receipt: str
+    plan_nonce: str = ""
     subject_key: str = ""
     caller_signature: str = ""
 
@@ -92,6 +94,7 @@ _FIELDS = (
     "fragment",
     "entry",
     "receipt",
+    "plan_nonce",
     "subject_key",
     "caller_signature",
 )

@@ -111,6 +111,7 @@ class Fragment:
     pushed: tuple[str, ...] = ()
     kept: tuple[tuple[str, str], ...] = ()
     scans: int = 1
+    floors: tuple[Floor, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,90 @@
+"""The hall: the only module that knows the order of the rooms. Rooms 1 to 5 are ``prepare``, 6 to 8 are ``run``.
+
+Both doors call the same two halves. Nothing below may be reordered: the types see to it, and a spy at the transport proves
+that a refusal, or a request that could not be recorded, asks no node for anything.
+"""
+
+from __future__ import annotations
+
+from broker.decide import Decide, refusal_code
+from broker.deliver import Answer, Deliver
+from broker.fetch import Fetch
+from broker.join import Join
+from broker.plan import Plan
+from broker.record import Record
+from broker.rewrite import Rewrite
+from broker.values import DecidedPlan, RecordedPlan, Request
+from tidegate.core.errors import TidegateError, error_for
+
+
+class Pipeline:
+    """The eight rooms in their order; ``identify`` is called by the doors' guard, before there is a request."""
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        decide: Decide,
+        rewrite: Rewrite,
+        record: Record,
+        fetch: Fetch,
+        join: Join,
+        deliver: Deliver,
+    ) -> None:
+        self._plan = plan
+        self._decide = decide
+        self._rewrite = rewrite
+        self._record = record
+        self._fetch = fetch
+        self._join = join
+        self._deliver = deliver
+
+    def prepare(self, request: Request) -> RecordedPlan:
+        """Plan, decide, rewrite and record; a refusal is recorded before it is raised.
+
+        Raises:
+            Refused: with the reasons and the refusal's receipt.
+            CallerError: PLAN_*; recorded as a refusal too.
+        """
+        try:
+            plan = self._plan.plan(request)  # 2
+        except TidegateError as error:
+            raise self._refused(request, None, error) from error
+        decided = self._decide.decide(plan)  # 3
+        if not decided.decision.allow:
+            reasons = decided.decision.reasons
+            code = refusal_code(decided.decision)
+            message = reasons[0].text if reasons else ""
+            raise self._refused(request, decided, error_for(code, message, reasons=reasons))
+        try:
+            restricted = self._rewrite.rewrite(decided)  # 4
+        except TidegateError as error:
+            raise self._refused(request, decided, error) from error
+        return self._record.record(restricted)  # 5: no receipt, no data
+
+    def _refused(self, request: Request, decided: DecidedPlan | None, error: TidegateError) -> TidegateError:
+        """Record a refusal; when even that fails, the caller hears that nothing could be recorded."""
+        error.request_id = request.id
+        error.receipt = self._record.refusal(request, decided, error)
+        return error
+
+    def run(self, recorded: RecordedPlan) -> Answer:
+        """Fetch, join and deliver a recorded plan."""
+        try:
+            fetched = self._fetch.fetch(recorded)  # 6
+        except TidegateError as error:
+            self._deliver.failed(recorded, error)
+            raise
+        try:
+            joined = self._join.join(recorded, fetched)  # 7
+        except TidegateError as error:
+            fetched.close()
+            self._deliver.failed(recorded, error, fetched.reports)
+            raise
+        return self._deliver.deliver(recorded, joined)  # 8
+
+    def explain(self, request: Request) -> RecordedPlan:
+        """Do everything up to the record, and run nothing; what was explained is recorded, and closed at once."""
+        recorded = self.prepare(request)
+        self._deliver.explained(recorded)
+        return recorded

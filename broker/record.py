@@ -1,0 +1,129 @@
+"""Room 5, record: no receipt, no data. The ``decision`` entry is durable before a node may release a byte.
+
+The entry holds ids, hashes, counts and salted commitments; SQL text, question and answer go to the side store, encrypted
+per entry. One entry for a refusal; one more, the ``outcome``, closes what was permitted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from audit import entries
+from audit.log import Appended, AuditLog
+from broker.values import ClosedRecord, Closing, DecidedPlan, QueryPlan, RecordedPlan, Request, RestrictedPlan
+from tidegate.core.canonical import canonical, sha256_hex
+from tidegate.core.clock import Clock, timestamp
+from tidegate.core.errors import TidegateError
+from tidegate.core.grant import fragment_bytes
+from tidegate.core.values import encode
+from tidegate.sql.model import Fragment
+
+ORPHAN_AFTER = timedelta(seconds=5)  # beyond a request's deadline: time to write the outcome of a slow last batch
+
+
+class Record:
+    """The room, and the two other words of the same story: ``refusal`` and ``outcome``."""
+
+    def __init__(self, *, log: AuditLog, clock: Clock) -> None:
+        self._log = log
+        self._clock = clock
+
+    def record(self, restricted: RestrictedPlan) -> RecordedPlan:
+        """Append the decision.
+
+        Raises:
+            InternalError: AUDIT_UNAVAILABLE; then nothing is fetched.
+        """
+        decided = restricted.decided
+        request = decided.plan.request
+        fragments = restricted.federated.fragments
+        left = timedelta(seconds=max(request.deadline - self._clock.monotonic_s(), 0.0))
+        entry = entries.decision(
+            request_id=request.id,
+            caller=request.caller,
+            purpose=request.purpose,
+            legal_basis=request.legal_basis,
+            datasets=_datasets(decided.plan),
+            policy_revision=decided.policy_revision,
+            obligations=sha256_hex(canonical(decided.decision.obligations.to_json())),
+            agreements=decided.agreements,
+            deadline=timestamp(self._clock.now() + left + ORPHAN_AFTER),
+            reasons=decided.decision.reasons,
+            door=request.door,
+        )
+        appended = self._log.append(
+            entry,
+            _side(request, decided),
+            commit={
+                "query": request.sql.encode(),
+                "input": canonical(dict(decided.question)),
+                "answer": canonical(decided.decision.to_json()),
+                "plan": [fragment_digest(fragment).encode() for fragment in fragments],
+            },
+        )
+        salts = {fragment.id: appended.salt("plan", place) for place, fragment in enumerate(fragments)}
+        return RecordedPlan(restricted, _closed(appended, ""), salts)
+
+    def refusal(self, request: Request, decided: DecidedPlan | None, error: TidegateError) -> bytes:
+        """Append a refusal; give its receipt.
+
+        Raises:
+            InternalError: AUDIT_UNAVAILABLE.
+        """
+        entry = entries.refusal(
+            request_id=request.id,
+            caller=request.caller,
+            error=error,
+            purpose=request.purpose[:100],
+            legal_basis=request.legal_basis[:100],
+            datasets=_datasets(decided.plan) if decided is not None else {},
+            policy_revision=decided.policy_revision if decided is not None else "",
+            door=request.door,
+        )
+        commit: dict[str, bytes] = {"query": request.sql.encode("utf-8", "replace")}
+        if decided is not None:
+            commit["input"] = canonical(dict(decided.question))
+            commit["answer"] = canonical(decided.decision.to_json())
+        return self._log.append(entry, _side(request, decided), commit=commit).receipt
+
+    def outcome(self, recorded: RecordedPlan, closing: Closing) -> ClosedRecord:
+        """Append the outcome that closes a record, before the caller sees the end of the answer.
+
+        Raises:
+            InternalError: AUDIT_UNAVAILABLE.
+        """
+        entry = entries.outcome(
+            request_id=recorded.request.id,
+            of=recorded.decision.index,
+            rows=closing.rows,
+            size_bytes=closing.bytes,
+            suppressed=closing.suppressed_groups,
+            duration_us=round(closing.duration_s * 1e6),
+            leaves={report.fragment: {"rows": report.rows, "bytes": report.bytes} for report in closing.reports},
+            error=closing.error,
+        )
+        appended = self._log.append(entry, commit={"result": closing.result_digest.encode()})
+        return _closed(appended, "result")
+
+
+def fragment_digest(fragment: Fragment) -> str:
+    """Give the digest by which the entry's commitments and the grant name a fragment."""
+    return sha256_hex(fragment_bytes(fragment.sql.text, [encode(value) for value in fragment.sql.parameters]))
+
+
+def _closed(appended: Appended, opened: str) -> ClosedRecord:
+    salt = appended.salt(opened) if opened else b""
+    return ClosedRecord(appended.index, appended.entry, appended.receipt, salt)
+
+
+def _datasets(plan: QueryPlan) -> Mapping[str, int]:
+    return {str(name): dataset.version for name, dataset in plan.datasets.items()}
+
+
+def _side(request: Request, decided: DecidedPlan | None) -> dict[str, object]:
+    more: dict[str, object] = {"sql": request.sql}
+    if decided is not None and decided.question:
+        more["question"] = dict(decided.question)
+        more["answer"] = decided.decision.to_json()
+    return entries.side_of(request.caller, **more)

@@ -1,0 +1,39 @@
+"""Room 4, rewrite: split a permitted query into what each department is asked and what remains to be joined. Pure."""
+
+from __future__ import annotations
+
+from broker.values import DecidedPlan, RestrictedPlan
+from engine.planning import PlanningPool
+from tidegate.core.clock import Clock
+from tidegate.core.decision import Decision
+from tidegate.core.errors import Code, error_for
+from tidegate.core.limits import PLAN_DEADLINE_S
+from tidegate.sql.model import BoundQuery, FederatedPlan, Schema
+from tidegate.sql.split import Placement, split
+
+
+def _split(bound: BoundQuery, decision: Decision, placement: Placement, schema: Schema) -> FederatedPlan:
+    return split(bound, decision, placement, schema=schema)
+
+
+class Rewrite:
+    """The room. Splitting is pure, and costly enough to leave the serving process."""
+
+    def __init__(self, *, pool: PlanningPool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    def rewrite(self, decided: DecidedPlan) -> RestrictedPlan:
+        """Split the query under its decision.
+
+        Raises:
+            CallerError: PLAN_*.
+            Refused: POLICY_STRUCTURE, POLICY_REFUSED.
+        """
+        plan = decided.plan
+        left = min(PLAN_DEADLINE_S, plan.request.deadline - self._clock.monotonic_s())
+        if left <= 0:
+            raise error_for(Code.QUERY_DEADLINE)
+        placement = {name: (dataset.owner, dataset.node) for name, dataset in plan.datasets.items()}
+        federated = self._pool.run(_split, plan.bound, decided.decision, placement, plan.datasets, deadline_s=left)
+        return RestrictedPlan(decided=decided, federated=federated)

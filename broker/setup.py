@@ -1,0 +1,96 @@
+"""Making an exchange: CA, audit log, catalogue, configuration, the operator's invitation. Nothing is ever overwritten."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import tomli_w
+
+from audit.log import AuditLog
+from broker.administration import Administration
+from broker.authority import Authority
+from broker.config import parse_config
+from broker.enrolment import Enrolment
+from catalogue.database import open_database
+from catalogue.members import MemberDirectory
+from tidegate.core.clock import SystemClock, SystemIds
+from tidegate.core.errors import Code, error_for
+from tidegate.core.names import IdentityKind
+from tidegate.identity.folder import ExchangeInfo
+
+BROKER_NAME = "broker1"
+
+
+def create_exchange(
+    folder: Path, *, exchange: str, host: str, listen: str, port: int, operator: str, operator_name: str = "operator"
+) -> str:
+    """Make an exchange in a new folder; give the operator's join token.
+
+    Args:
+        port: of the callers' listener; nodes and enrolment take the next two. 0: three free ones.
+
+    Raises:
+        CallerError: CONFIG_INVALID: the folder is not empty, or a value is not valid.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise error_for(Code.CONFIG_INVALID, "init: the folder is not empty; nothing is ever overwritten")
+    ports = _free_ports() if port == 0 else (port, port + 1, port + 2)
+    document = {
+        "exchange": {"name": exchange, "broker": BROKER_NAME, "host": host},
+        "listen": {
+            name: f"{listen}:{number}" for name, number in zip(("callers", "nodes", "enrolment"), ports, strict=True)
+        },
+    }
+    config = parse_config(document, folder.absolute(), {})
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    clock, ids = SystemClock(), SystemIds()
+    authority = Authority.create(config.authority_folder, exchange, clock)
+    year = clock.now().year
+    log = AuditLog.create(config.log_folder, f"{exchange}/{BROKER_NAME}/audit/{year}", clock, ids)
+    database = open_database(config.database_url)
+    try:
+        members = MemberDirectory(database, clock, ids=ids)
+        told = ExchangeInfo(
+            exchange=exchange,
+            callers=f"{host}:{ports[0]}",
+            nodes=f"{host}:{ports[1]}",
+            enrolment=f"{host}:{ports[2]}",
+            log_origin=log.origin,
+            log_verifier_key=log.verifier_key,
+        )
+        enrolment = Enrolment(
+            authority=authority,
+            members=members,
+            clock=clock,
+            ids=ids,
+            record=Administration(log).record,
+            exchange=told,
+        )
+        invitation = enrolment.invite(
+            member=operator,
+            kind=IdentityKind.PERSON,
+            name=operator_name,
+            roles=("operator",),
+            clearance="public",
+            title="Operator of the exchange",
+            tier="government",
+        )
+    finally:
+        database.dispose()
+        log.close()
+    # Last: a folder in which this was interrupted holds no broker.toml and does not start.
+    (folder / "broker.toml").write_text(tomli_w.dumps(document), encoding="utf-8")
+    return invitation.token
+
+
+def _free_ports() -> tuple[int, int, int]:
+    sockets = [socket.socket() for _ in range(3)]
+    try:
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        first, second, third = (int(item.getsockname()[1]) for item in sockets)
+        return first, second, third
+    finally:
+        for item in sockets:
+            item.close()

@@ -1,0 +1,156 @@
+"""What passes from room to room. The type is the key to the next room: only ``record`` makes a ``RecordedPlan``."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tidegate.core.caller import Caller
+from tidegate.core.dataset import Dataset
+from tidegate.core.decision import Decision
+from tidegate.core.names import DatasetName
+from tidegate.core.values import Value
+from tidegate.sql.model import BoundQuery, FederatedPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request of an identified caller.
+
+    Args:
+        deadline, started: on the broker's monotonic clock, seconds; one deadline for every room.
+        cancel: set when the caller went away or cancelled; every room that waits heeds it.
+    """
+
+    id: str
+    caller: Caller
+    sql: str
+    purpose: str
+    legal_basis: str
+    parameters: Sequence[Value] | Mapping[str, Value]
+    door: str
+    deadline: float
+    received_at: str
+    started: float
+    explain: bool = False
+    cancel: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryPlan:
+    """A request whose SQL was admitted and bound; ``datasets`` holds every dataset of its leaves."""
+
+    request: Request
+    bound: BoundQuery
+    datasets: Mapping[DatasetName, Dataset]
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedPlan:
+    """A plan with the policy's answer: permit or refuse, a value and never an exception."""
+
+    plan: QueryPlan
+    question: Mapping[str, Any]
+    decision: Decision
+    policy_revision: str
+    agreements: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RestrictedPlan:
+    """A permitted plan, split into what each department is asked and what remains for the broker."""
+
+    decided: DecidedPlan
+    federated: FederatedPlan
+
+
+@dataclass(frozen=True, slots=True)
+class ClosedRecord:
+    """A durable entry: its place, its bytes, the log's receipt, and the salt that opens its one commitment, if any."""
+
+    index: int
+    entry: bytes
+    receipt: bytes
+    salt: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedPlan:
+    """A restricted plan whose ``decision`` entry is durable. Only ``broker.record`` makes one; no receipt, no data.
+
+    Args:
+        salts: fragment id -> the salt that opens the entry's commitment to that fragment; goes into its grant.
+    """
+
+    restricted: RestrictedPlan
+    decision: ClosedRecord
+    salts: Mapping[str, bytes]
+
+    @property
+    def request(self) -> Request:
+        """The request that it answers."""
+        return self.restricted.decided.plan.request
+
+
+@dataclass(slots=True)
+class FragmentReport:
+    """What one department's part cost; grows while it streams."""
+
+    fragment: str
+    member: str
+    node: str
+    rows: int = 0
+    bytes: int = 0
+    suppressed: int = 0
+    elapsed_s: float = 0.0
+    entry_index: int = -1
+    first_row_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentStream:
+    """One department's answer: Arrow chunks (``tidegate.ipc``), schema first, read once; bytes of a node: hostile."""
+
+    fragment: str
+    chunks: Iterator[bytes]
+    report: FragmentReport
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedStreams:
+    """Every fragment's stream; ``close`` cancels at the nodes what has not ended."""
+
+    streams: Mapping[str, FragmentStream]
+    close: Callable[[], None]
+
+    @property
+    def reports(self) -> tuple[FragmentReport, ...]:
+        """The reports, in the order of the fragments."""
+        return tuple(stream.report for stream in self.streams.values())
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedStream:
+    """The result before it is counted and cut: validated chunks with the columns ``c0`` ... and hidden ones.
+
+    ``chunks`` gives pairs (chunk, rows in it), schema first with 0 rows.
+    """
+
+    chunks: Iterator[tuple[bytes, int]]
+    reports: tuple[FragmentReport, ...]
+    close: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What an ``outcome`` entry says; ``error`` is a code, or empty."""
+
+    rows: int
+    bytes: int
+    suppressed_groups: int
+    result_digest: str
+    reports: tuple[FragmentReport, ...]
+    duration_s: float
+    error: str

@@ -1,0 +1,1 @@
+"""The broker's wire modules: the only ones that read generated messages."""

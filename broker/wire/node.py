@@ -1,0 +1,265 @@
+"""NodeService: the nodes' door. Nodes dial in; work goes down the Attach stream, answers come up it or by Deliver."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+import grpc
+import structlog
+
+from broker.attachments import (
+    AgreementOrder,
+    Attachment,
+    Attachments,
+    CancelOrder,
+    DescribeOrder,
+    DrainOrder,
+    FragmentOrder,
+    Order,
+    PendingFragment,
+    TrailerFacts,
+)
+from tidegate.core.caller import Caller
+from tidegate.core.dataset import Dataset
+from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.limits import PROTOCOL_VERSION
+from tidegate.core.names import IdentityKind
+from tidegate.v1 import common_pb2, node_service_pb2, node_service_pb2_grpc
+from tidegate.wire import from_detail
+
+if TYPE_CHECKING:
+    from broker.enrolment import Enrolment
+    from broker.wire.guard import Guard
+
+HEARTBEAT_S = 10.0
+DATASETS_DESCRIBED_MAX = 10_000
+_FEATURES = ("deliver", "agreements")
+
+
+class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
+    """The service. Trust: every message is a node's, hostile until checked."""
+
+    def __init__(
+        self,
+        *,
+        guard: Guard,
+        attachments: Attachments,
+        enrolment: Enrolment,
+        broker: str,
+        attached: Callable[[Attachment], None],
+        log: structlog.stdlib.BoundLogger,
+    ) -> None:
+        self._guard = guard
+        self._attachments = attachments
+        self._enrolment = enrolment
+        self._broker = broker
+        self._attached = attached
+        self._log = log
+
+    def Attach(
+        self, request_iterator: Iterator[node_service_pb2.AttachUp], context: grpc.ServicerContext
+    ) -> Iterator[node_service_pb2.AttachDown]:
+        """Keep one node attached until it goes, is revoked, or the broker drains."""
+        with self._guard.stream(context) as caller:
+            first = next(request_iterator, None)
+            attachment = self._hello(caller, first)
+            self._attachments.enter(attachment)
+            self._guard.on_end(context, attachment.leave)  # revoked or expired: whoever waits here wakes up
+            context.add_callback(attachment.leave)
+            self._log.info("node attached", node=str(caller.identity), datasets=len(attachment.described))
+            listener = threading.Thread(
+                target=self._listen, args=(request_iterator, attachment), name=f"attach-{caller.member}", daemon=True
+            )
+            try:
+                yield node_service_pb2.AttachDown(
+                    welcome=node_service_pb2.Welcome(version=_version(), broker=self._broker, heartbeat_s=HEARTBEAT_S)
+                )
+                listener.start()
+                self._attached(attachment)
+                yield from self._talk(attachment, context)
+            finally:
+                self._attachments.leave(attachment)
+                self._log.info("node left", node=str(caller.identity))
+
+    def _hello(self, caller: Caller, first: node_service_pb2.AttachUp | None) -> Attachment:
+        if caller.identity.kind is not IdentityKind.NODE:
+            raise error_for(Code.ID_WRONG_KIND, "attach: expected a node's certificate")
+        if first is None or first.WhichOneof("kind") != "hello":
+            raise error_for(Code.WIRE_INVALID, "attach: expected a hello first")
+        hello = first.hello
+        if hello.version.protocol != PROTOCOL_VERSION:
+            raise error_for(Code.WIRE_VERSION, f"attach: this broker speaks protocol {PROTOCOL_VERSION}")
+        if len(hello.session_nonce) != 16:
+            raise error_for(Code.WIRE_INVALID, "attach: expected a session nonce of 16 bytes")
+        return Attachment(
+            identity=caller.identity,
+            session=hello.session_nonce.hex(),
+            features=tuple(hello.version.features),
+            verify=self._guard.verifier(caller),
+            described=_datasets(list(hello.dataset_json), caller),
+        )
+
+    def _talk(self, attachment: Attachment, context: grpc.ServicerContext) -> Iterator[node_service_pb2.AttachDown]:
+        beats = 0
+        while context.is_active():
+            try:
+                order = attachment.orders.get(timeout=HEARTBEAT_S)
+            except queue.Empty:
+                beats += 1
+                yield node_service_pb2.AttachDown(heartbeat=node_service_pb2.Heartbeat(count=beats))
+                continue
+            if order is None:
+                return
+            yield _down(order)
+
+    def _listen(self, messages: Iterator[node_service_pb2.AttachUp], attachment: Attachment) -> None:
+        try:
+            for message in messages:
+                self._hear(message, attachment)
+        except grpc.RpcError:
+            pass  # the stream ended; leaving says so to everybody who waits
+        except TidegateError as error:
+            self._log.warning("node sent something unexpected", node=str(attachment.identity), code=error.code.value)
+        except Exception as error:  # noqa: BLE001 - a hostile node must not take the thread's traceback anywhere
+            self._log.error("attach listener failed", node=str(attachment.identity), error=repr(error))
+        finally:
+            attachment.leave()
+
+    def _hear(self, message: node_service_pb2.AttachUp, attachment: Attachment) -> None:
+        match message.WhichOneof("kind"):
+            case "answer":
+                pending = attachment.pending(message.answer.fragment_id)
+                if pending is not None:
+                    pending.put(message.answer.schema, wait=False)
+                    for chunk in message.answer.messages:
+                        pending.put(chunk, wait=False)
+                    pending.finish(_trailer(message.answer.trailer))
+            case "failure":
+                pending = attachment.pending(message.failure.fragment_id)
+                if pending is not None:
+                    pending.fail(_named(from_detail(message.failure.error), attachment.identity.member))
+            case "description":
+                attachment.described = _datasets(list(message.description.dataset_json), None)
+            case "agreement_ack":
+                attachment.acknowledged(message.agreement_ack.agreement_id, stored=message.agreement_ack.stored)
+            case "heartbeat":
+                pass
+            case _:
+                raise error_for(Code.WIRE_INVALID, "attach: unexpected message")
+
+    def Deliver(
+        self, request_iterator: Iterator[node_service_pb2.DeliverRequest], context: grpc.ServicerContext
+    ) -> node_service_pb2.DeliverResponse:
+        """Take one larger answer. The first message must name a fragment that this very node was given."""
+        with self._guard.stream(context) as caller:
+            first = next(request_iterator, None)
+            if first is None or first.WhichOneof("kind") != "start":
+                raise error_for(Code.WIRE_INVALID, "deliver: expected a start first")
+            pending = self._find(caller, first.start.fragment_id, first.start.grant_id)
+            pending.put(first.start.schema, wait=True)
+            for message in request_iterator:
+                if pending.is_closed:
+                    return node_service_pb2.DeliverResponse(accepted=False)
+                match message.WhichOneof("kind"):
+                    case "message":
+                        pending.put(message.message, wait=True)
+                    case "trailer":
+                        pending.finish(_trailer(message.trailer))
+                        return node_service_pb2.DeliverResponse(accepted=True)
+                    case "failure":
+                        pending.fail(_named(from_detail(message.failure), caller.member))
+                        return node_service_pb2.DeliverResponse(accepted=False)
+                    case _:
+                        raise error_for(Code.WIRE_INVALID, "deliver: unexpected message")
+            pending.fail(
+                error_for(Code.FETCH_NODE_FAILED, f"{caller.member}: its node stopped in the middle of an answer")
+            )
+            return node_service_pb2.DeliverResponse(accepted=False)
+
+    def _find(self, caller: Caller, fragment_id: str, grant_id: str) -> PendingFragment:
+        attachment = self._attachments.find(caller.member, caller.identity.name)
+        pending = attachment.pending(fragment_id)
+        if pending is None or pending.order.grant_id != grant_id:
+            raise error_for(Code.NODE_FRAGMENT, "deliver: no such fragment is under way")
+        return pending
+
+    def RenewLink(
+        self, request: node_service_pb2.RenewLinkRequest, context: grpc.ServicerContext
+    ) -> node_service_pb2.RenewLinkResponse:
+        """Renew the node's certificate over the link that it has."""
+        with self._guard.call(context) as caller:
+            issued = self._enrolment.renew_over_link(caller, request.csr_pem)
+            return node_service_pb2.RenewLinkResponse(certificate_pem=issued.pem, chain_pem=issued.chain_pem)
+
+
+def _version() -> common_pb2.Version:
+    return common_pb2.Version(protocol=PROTOCOL_VERSION, features=_FEATURES)
+
+
+def _datasets(documents: list[str], caller: Caller | None) -> tuple[Dataset, ...]:
+    """Read a node's self-description; what is not valid or not its own is left out, never a reason to refuse the node."""
+    found = []
+    for text in documents[:DATASETS_DESCRIBED_MAX]:
+        try:
+            dataset = Dataset.from_json(json.loads(text))
+        except (TidegateError, ValueError, RecursionError):
+            continue
+        if caller is None or dataset.owner == caller.member:
+            found.append(dataset)
+    return tuple(found)
+
+
+def _trailer(message: node_service_pb2.Trailer) -> TrailerFacts:
+    return TrailerFacts(
+        rows=message.rows,
+        size_bytes=message.bytes,
+        digest=message.digest,
+        signature=message.signature,
+        suppressed_groups=message.suppressed_groups,
+        entry_index=message.entry_index,
+        elapsed_s=message.elapsed_s,
+    )
+
+
+def _named(error: TidegateError, member: str) -> TidegateError:
+    """Put the department's name before what its node said."""
+    error.message = f"{member}: {error.message}"
+    return error
+
+
+def _down(order: Order) -> node_service_pb2.AttachDown:
+    match order:
+        case FragmentOrder():
+            return node_service_pb2.AttachDown(
+                fragment=node_service_pb2.Fragment(
+                    id=order.id,
+                    grant=order.grant,
+                    signature=order.signature,
+                    chain_pem=order.chain_pem,
+                    sql=order.sql,
+                    parameters_json=order.parameters_json,
+                    deadline_s=order.deadline_s,
+                    rows_max=order.rows_max,
+                    bytes_max=order.bytes_max,
+                )
+            )
+        case CancelOrder():
+            return node_service_pb2.AttachDown(cancel=node_service_pb2.Cancel(fragment_id=order.fragment_id))
+        case DescribeOrder():
+            return node_service_pb2.AttachDown(describe=node_service_pb2.Describe())
+        case DrainOrder():
+            return node_service_pb2.AttachDown(drain=node_service_pb2.Drain(reconnect_after_s=order.reconnect_after_s))
+        case AgreementOrder():
+            return node_service_pb2.AttachDown(
+                agreement=node_service_pb2.AgreementPush(
+                    agreement_json=order.agreement_json,
+                    signature=order.signature,
+                    chain_pem=order.chain_pem,
+                    revoked=bool(order.revocation_json),
+                    revocation_json=order.revocation_json,
+                )
+            )

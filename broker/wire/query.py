@@ -1,0 +1,172 @@
+"""QueryService: our own door. Started, batches, Finished; without Finished there was no answer."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from broker.admission import Admission
+from broker.deliver import Answer, report_json
+from broker.disclosure import disclosure
+from broker.pipeline import Pipeline
+from broker.replay import UsedIds
+from broker.values import ClosedRecord, RecordedPlan, Request
+from tidegate.core.caller import Caller
+from tidegate.core.canonical import parse_json
+from tidegate.core.clock import Clock, Ids, timestamp
+from tidegate.core.errors import Code, error_for
+from tidegate.core.limits import (
+    PROTOCOL_VERSION,
+    QUERY_DEADLINE_S,
+    QUERY_DEADLINE_S_MAX,
+    SQL_PARAMETERS_MAX,
+)
+from tidegate.core.values import Value, decode
+from tidegate.sql.explain import explain as explain_plan
+from tidegate.sql.explain import picture
+from tidegate.v1 import common_pb2, query_service_pb2, query_service_pb2_grpc
+
+if TYPE_CHECKING:
+    from broker.wire.guard import Guard
+
+PARAMETERS_BYTES_MAX = 1 << 20
+_REQUEST_ID = re.compile(r"[0-9a-f]{32}\Z")
+
+
+class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
+    """The service. Trust: every field is the caller's."""
+
+    def __init__(
+        self, *, guard: Guard, pipeline: Pipeline, admission: Admission, used: UsedIds, clock: Clock, ids: Ids
+    ) -> None:
+        self._guard = guard
+        self._pipeline = pipeline
+        self._admission = admission
+        self._used = used
+        self._clock = clock
+        self._ids = ids
+
+    def Execute(
+        self, request: query_service_pb2.ExecuteRequest, context: grpc.ServicerContext
+    ) -> Iterator[query_service_pb2.ExecuteResponse]:
+        """Answer one query."""
+        with self._guard.stream(context) as caller, self._admission.admitted(caller.member):
+            if request.version.protocol not in (0, PROTOCOL_VERSION):
+                raise error_for(Code.WIRE_VERSION, f"query: this broker speaks protocol {PROTOCOL_VERSION}")
+            asked = self._request(caller, request, context, deadline_s=request.deadline_s, key=request.request_id)
+            recorded = self._pipeline.prepare(asked)
+            answer = self._pipeline.run(recorded)
+            yield from _responses(recorded, answer)
+
+    def Explain(
+        self, request: query_service_pb2.ExplainRequest, context: grpc.ServicerContext
+    ) -> query_service_pb2.ExplainResponse:
+        """Plan, decide and record; run nothing."""
+        with self._guard.call(context) as caller, self._admission.admitted(caller.member):
+            if request.analyze:
+                raise error_for(Code.PLAN_NOT_ALLOWED, "explain: ANALYZE is not offered")
+            asked = self._request(caller, request, context, deadline_s=0.0, key="")
+            recorded = self._pipeline.explain(asked)
+            restricted = recorded.restricted
+            plan = explain_plan(restricted.federated, restricted.decided.decision, restricted.decided.plan.bound)
+            return query_service_pb2.ExplainResponse(
+                plan_json=json.dumps(plan),
+                picture=picture(restricted.federated, restricted.decided.decision, restricted.decided.plan.bound),
+                request_id=asked.id,
+                receipt=_receipt(recorded.decision),
+            )
+
+    def _request(
+        self,
+        caller: Caller,
+        message: query_service_pb2.ExecuteRequest | query_service_pb2.ExplainRequest,
+        context: grpc.ServicerContext,
+        *,
+        deadline_s: float,
+        key: str,
+    ) -> Request:
+        cancel = threading.Event()
+        context.add_callback(cancel.set)
+        self._guard.on_end(context, cancel.set)  # revoked, expired, or a role lost: the departments are told to stop
+        return Request(
+            id=self._id(key),
+            caller=caller,
+            sql=message.sql,
+            purpose=message.purpose,
+            legal_basis=message.legal_basis,
+            parameters=_parameters(message.parameters_json),
+            door="grpc",
+            deadline=self._clock.monotonic_s() + _deadline(deadline_s, context),
+            started=self._clock.monotonic_s(),
+            received_at=timestamp(self._clock.now()),
+            explain=isinstance(message, query_service_pb2.ExplainRequest),
+            cancel=cancel,
+        )
+
+    def _id(self, key: str) -> str:
+        """Take the caller's idempotency key as the request's id, once."""
+        if not key:
+            return self._ids.request_id()
+        if not _REQUEST_ID.match(key):
+            raise error_for(Code.WIRE_INVALID, "request id: expected 32 lower-case hexadecimal digits")
+        if not self._used.take(key):
+            raise error_for(Code.CAT_CONFLICT, "request id: was used before; its answer is not sent twice")
+        return key
+
+
+def _deadline(asked_s: float, context: grpc.ServicerContext) -> float:
+    """Give the seconds that the request has: what it asked for, at most the limit, at most what the call has left."""
+    seconds = asked_s if asked_s > 0 else QUERY_DEADLINE_S
+    left = context.time_remaining()
+    if left is not None:
+        seconds = min(seconds, left)
+    return min(seconds, QUERY_DEADLINE_S_MAX)
+
+
+def _parameters(text: str) -> Sequence[Value] | Mapping[str, Value]:
+    if not text:
+        return ()
+    data: Any = parse_json(text, size_bytes_max=PARAMETERS_BYTES_MAX)
+    if isinstance(data, list) and len(data) <= SQL_PARAMETERS_MAX:
+        return [decode(item) for item in data]
+    if isinstance(data, dict) and len(data) <= SQL_PARAMETERS_MAX:
+        return {name: decode(item) for name, item in data.items()}
+    raise error_for(Code.PLAN_PARAMETERS, f"parameters: expected a list or an object of at most {SQL_PARAMETERS_MAX}")
+
+
+def _receipt(record: ClosedRecord) -> common_pb2.Receipt:
+    return common_pb2.Receipt(note=record.receipt, entry=record.entry, index=record.index)
+
+
+def _responses(recorded: RecordedPlan, answer: Answer) -> Iterator[query_service_pb2.ExecuteResponse]:
+    chunks = answer.chunks()
+    schema = next(chunks)
+    yield query_service_pb2.ExecuteResponse(
+        started=query_service_pb2.Started(
+            request_id=recorded.request.id,
+            receipt=_receipt(recorded.decision),
+            schema=schema,
+            disclosure_json=json.dumps(disclosure(recorded)),
+        )
+    )
+    for chunk in chunks:
+        yield query_service_pb2.ExecuteResponse(batch=query_service_pb2.Batch(ipc=chunk))
+    closing, record = answer.closing, answer.record
+    if closing is None or record is None:
+        raise error_for(Code.INTERNAL, detail="an answer ended without closing its record")
+    yield query_service_pb2.ExecuteResponse(
+        finished=query_service_pb2.Finished(
+            rows=closing.rows,
+            bytes=closing.bytes,
+            suppressed_groups=closing.suppressed_groups,
+            result_digest=closing.result_digest,
+            receipt=_receipt(record),
+            report_json=json.dumps(report_json(closing)),
+            digest_nonce=record.salt.hex(),
+        )
+    )

@@ -1,0 +1,170 @@
+"""Run one job in a locked instance: a fresh session, inputs as Arrow tables, setup, one SELECT in a read-only transaction.
+
+What a session registers or creates as temporary is gone with it. A relation with a department's name needs a schema, which
+cannot be temporary; those are dropped after the job, and a worker that cannot drop them must end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from engine import failures
+from engine.lockdown import name as quoted
+from tidegate import ipc
+from tidegate.core.errors import Code, error_for
+from tidegate.core.limits import BATCH_ROWS_MAX
+from tidegate.core.values import Value
+
+_CONTINUATION = (
+    b"\xff\xff\xff\xff"  # begins every message since Arrow 0.15 (Columnar format, Encapsulated message format)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A job as the worker sees it. ``inputs`` maps names to chunk streams that block until their chunks are there."""
+
+    setup: tuple[str, ...]
+    text: str
+    parameters: tuple[Value, ...]
+    inputs: Mapping[str, Iterator[bytes]]
+    rows_max: int
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What was sent."""
+
+    rows: int
+    bytes: int
+
+
+class Session:
+    """One job's cursor. Owned by the worker's main thread; ``interrupt`` alone may be called from another."""
+
+    def __init__(self, instance: duckdb.DuckDBPyConnection) -> None:
+        self._cursor = instance.cursor()
+        self._made: list[str] = []
+        self._transaction = False
+
+    def interrupt(self) -> None:
+        """Ask the running statement to stop."""
+        self._cursor.interrupt()
+
+    def run(self, task: Task, send: Callable[[bytes], None], stop: Callable[[], bool]) -> Totals:
+        """Run the job and hand over the chunks of its answer.
+
+        Args:
+            send: called for each chunk, schema first.
+            stop: says whether the job was cancelled; asked between steps.
+        """
+        for number, (name, chunks) in enumerate(task.inputs.items()):
+            self._register(number, name, chunks)
+            _heed(stop)
+        for statement in task.setup:
+            self._cursor.execute(statement)
+        self._begin_reading(task.text)
+        _heed(stop)
+        relation = self._cursor.sql(task.text, params=list(task.parameters) or None)
+        reader = relation.to_arrow_reader(BATCH_ROWS_MAX)
+        try:
+            return _stream(reader, task, send, stop)
+        finally:
+            reader.close()  # a session with an open result cannot be ended
+
+    def close(self) -> None:
+        """End the session and remove what it made outside of itself.
+
+        Raises:
+            duckdb.Error: something stayed; the instance must not be used again.
+        """
+        if self._transaction:
+            self._cursor.rollback()
+        for statement in reversed(self._made):
+            self._cursor.execute(statement)
+        self._cursor.close()
+
+    def _register(self, number: int, name: str, chunks: Iterator[bytes]) -> None:
+        """Materialise an input: a stream that is scanned twice gives an error or, worse, no rows (planner.md)."""
+        schema, batches = ipc.read(_whole(chunks))
+        table = pa.Table.from_batches(list(batches), schema)
+        department, dot, dataset = name.partition(".")
+        if not dot:
+            self._cursor.register(name, table)
+            return
+        inner = f"tg_input_{number}"
+        self._cursor.register(inner, table)
+        known = self._cursor.execute(
+            "SELECT count(*) FROM duckdb_schemas() WHERE schema_name = ? AND database_name = 'memory'", [department]
+        )
+        if known.fetchall() == [(0,)]:
+            self._cursor.execute(f"CREATE SCHEMA memory.{quoted(department)}")
+            self._made.append(f"DROP SCHEMA memory.{quoted(department)}")
+        self._cursor.execute(
+            f"CREATE VIEW memory.{quoted(department)}.{quoted(dataset)} AS SELECT * FROM temp.{quoted(inner)}"
+        )
+        self._made.append(f"DROP VIEW memory.{quoted(department)}.{quoted(dataset)}")
+
+    def _begin_reading(self, text: str) -> None:
+        """Hold the query to one SELECT that writes nothing, whatever the walls before this one said.
+
+        The statement's kind alone is not enough: DuckDB 2 takes INSERT and COPY as the body of a CTE under a SELECT.
+        """
+        statements = self._cursor.extract_statements(text)
+        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+            raise error_for(Code.JOIN_FAILED, detail="not one SELECT")
+        self._cursor.execute("BEGIN TRANSACTION READ ONLY")
+        self._transaction = True
+
+
+def _stream(
+    reader: pa.RecordBatchReader, task: Task, send: Callable[[bytes], None], stop: Callable[[], bool]
+) -> Totals:
+    rows = 0
+
+    def counted() -> Iterator[pa.RecordBatch]:
+        nonlocal rows
+        for batch in _batches(reader):
+            _heed(stop)
+            rows += batch.num_rows
+            if rows > task.rows_max:
+                raise error_for(Code.JOIN_LIMIT, f"the answer has more than {task.rows_max} rows")
+            yield batch
+
+    sent = 0
+    for chunk in ipc.cut(reader.schema, counted()):
+        sent += len(chunk)
+        if sent > task.bytes_max:
+            raise error_for(Code.JOIN_LIMIT, f"the answer has more than {task.bytes_max} bytes")
+        send(chunk)
+        _heed(stop)
+    return Totals(rows, sent)
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        except (OSError, pa.ArrowException) as error:  # Arrow's C stream carries an engine's error as a text
+            raise failures.of_stream(error) from error
+        yield batch
+
+
+def _whole(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Refuse a chunk whose head claims more than the chunk holds, before Arrow reserves memory for the claim."""
+    for chunk in chunks:
+        if len(chunk) < 8 or chunk[:4] != _CONTINUATION or int.from_bytes(chunk[4:8], "little") > len(chunk) - 8:
+            raise error_for(Code.FETCH_INVALID_DATA, "Arrow stream: not valid", detail="head of a chunk")
+        yield chunk
+
+
+def _heed(stop: Callable[[], bool]) -> None:
+    if stop():
+        raise error_for(Code.QUERY_CANCELLED)

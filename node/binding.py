@@ -1,0 +1,43 @@
+"""Parse and bind a fragment in a planning process: a parse bomb of a broker's costs that process alone.
+
+The function must be reachable by name in the planning process, which is why it has a module of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from engine.planning import PlanningPool
+from tidegate.core.dataset import Dataset
+from tidegate.core.errors import Code, error_for
+from tidegate.core.limits import PLAN_DEADLINE_S
+from tidegate.core.names import DatasetName
+from tidegate.core.values import Value
+from tidegate.sql.admit import admit
+from tidegate.sql.bind import bind
+from tidegate.sql.model import BoundQuery
+
+
+def bind_fragment(sql: str, schema: Mapping[DatasetName, Dataset], parameters: tuple[Value, ...]) -> BoundQuery:
+    """Admit and bind a fragment. The broker's text is not trusted: the same allow-lists hold as for a caller's."""
+    return bind(admit(sql), schema, parameters, fragment=True)
+
+
+class PooledBinder:
+    """``node.admit.Binder`` over a planning pool."""
+
+    def __init__(self, pool: PlanningPool) -> None:
+        self._pool = pool
+
+    def bind(
+        self, sql: str, schema: Mapping[DatasetName, Dataset], parameters: tuple[Value, ...], deadline_s: float
+    ) -> BoundQuery:
+        """Give the bound fragment.
+
+        Raises:
+            CallerError: PLAN_*, QUERY_DEADLINE. Overloaded: BUSY.
+        """
+        left = min(PLAN_DEADLINE_S, deadline_s)
+        if left <= 0:
+            raise error_for(Code.QUERY_DEADLINE)
+        return self._pool.run(bind_fragment, sql, dict(schema), parameters, deadline_s=left)

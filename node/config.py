@@ -1,0 +1,403 @@
+"""A node's configuration: one TOML file and the environment, read here and nowhere else; every problem told at once.
+
+Paths in the file are relative to the file. Environment: ``TIDEGATE_NODE_IDENTITY``, ``TIDEGATE_NODE_STATE``,
+``TIDEGATE_NODE_BROKERS`` (comma-separated), ``TIDEGATE_NODE_LOG_LEVEL``, ``TIDEGATE_NODE_OPA_URL`` win over the file; a
+PostgreSQL URL that holds a password is named by ``url_env``, so that the file needs none.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from glob import glob, has_magic
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, get_args
+
+from tidegate.core.dataset import SENSITIVITIES, DatasetClass
+from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.names import SpiffeId, is_strict_name
+
+SourceKind = Literal["parquet", "csv", "duckdb", "postgres"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+_MIB = 1 << 20
+_CSV_OPTIONS = (
+    "delim",
+    "quote",
+    "escape",
+    "nullstr",
+    "encoding",
+    "dateformat",
+    "timestampformat",
+    "decimal_separator",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnConfig:
+    """What the department says about one column; type and statistics come from the data."""
+
+    description: str = ""
+    sensitivity: str = "internal"
+    element: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetConfig:
+    """One dataset that the node serves, and where its rows lie.
+
+    Args:
+        name: without the department; the node's own member is its department.
+        paths: of the files (Parquet, CSV) or of the one DuckDB file; patterns are expanded when the configuration is read.
+        table: ``table`` or ``schema.table`` of a DuckDB file or a PostgreSQL database.
+        url: of the PostgreSQL database; never logged, never described.
+        column_types: for CSV, DuckDB type texts that win over what the reader guesses.
+        csv_options: of DuckDB's reader; see ``_CSV_OPTIONS``.
+    """
+
+    name: str
+    source: SourceKind
+    title: str
+    dataset_class: DatasetClass
+    paths: tuple[Path, ...] = ()
+    table: str = ""
+    url: str = field(default="", repr=False)
+    description: str = ""
+    legal_basis: str = ""
+    citation: str = ""
+    subject_column: str = ""
+    keys: tuple[str, ...] = ()
+    freshness: str = ""
+    tags: tuple[str, ...] = ()
+    licence: str = ""
+    hidden_from: tuple[str, ...] = ()
+    statistics: bool = True
+    columns: Mapping[str, ColumnConfig] = field(default_factory=lambda: MappingProxyType({}))
+    column_types: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    csv_options: Mapping[str, str | tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """What the locked-down workers may use, each."""
+
+    workers: int = 2  # one query runs in one worker; two keep a small machine busy
+    threads: int = 1
+    memory_bytes: int = 512 * _MIB  # DuckDB's own limit
+    address_space_bytes: int = (
+        2048 * _MIB
+    )  # RLIMIT_AS beyond an idle worker: the wall for values that memory_limit ignores
+    fragments_max: int = 32  # running or waiting at once; more are told to come back
+    fragment_deadline_s_max: float = 600.0
+    drain_s: float = 30.0  # how long a stop waits for answers under way
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """Everything that a node is told.
+
+    Args:
+        identity: the identity folder that ``tidegate join`` made.
+        state: log, agreements, mask keys and the status file; mode 0700.
+        brokers: ``host:port`` of the nodes' listener of each broker; empty: the one that joining told.
+        stewards: SPIFFE ids of persons and services of this member who may sign agreements; nobody else may.
+        overlays: the department's own Rego (files or folders), which can only tighten.
+        opa_url: of an OPA server; empty: the embedded engine.
+    """
+
+    identity: Path
+    state: Path
+    brokers: tuple[str, ...]
+    stewards: tuple[SpiffeId, ...]
+    overlays: tuple[Path, ...]
+    opa_url: str
+    log_level: LogLevel
+    limits: EngineLimits
+    datasets: tuple[DatasetConfig, ...]
+
+
+class _Problems:
+    """Collects what is wrong, so that one run names everything."""
+
+    def __init__(self) -> None:
+        self.found: list[str] = []
+
+    def add(self, where: str, what: str) -> None:
+        self.found.append(f"{where}: {what}")
+
+
+def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
+    """Read the file and the environment.
+
+    Raises:
+        CallerError: CONFIG_INVALID; the message lists every problem.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise error_for(Code.CONFIG_INVALID, "node configuration: no such file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise error_for(Code.CONFIG_INVALID, "node configuration: cannot be read", detail=repr(error)) from error
+    except tomllib.TOMLDecodeError as error:
+        raise error_for(Code.CONFIG_INVALID, f"node configuration: not TOML: {error}") from error
+    return parse_config(document, path.resolve().parent, environment)
+
+
+def parse_config(document: Mapping[str, Any], base: Path, environment: Mapping[str, str]) -> NodeConfig:
+    """Check a parsed document; paths are relative to ``base``.
+
+    Raises:
+        CallerError: CONFIG_INVALID; the message lists every problem.
+    """
+    problems = _Problems()
+    for key in sorted(set(document) - {"node", "limits", "policy", "dataset"}):
+        problems.add(key, "unknown section")
+    node = _Section(document.get("node", {}), "node", problems, base, environment)
+    policy = _Section(document.get("policy", {}), "policy", problems, base, environment)
+    config = NodeConfig(
+        identity=node.path("identity", "TIDEGATE_NODE_IDENTITY"),
+        state=node.path("state", "TIDEGATE_NODE_STATE"),
+        brokers=_brokers(node),
+        stewards=_stewards(node),
+        overlays=policy.files("overlays", folders=True),
+        opa_url=policy.text("opa_url", environment_name="TIDEGATE_NODE_OPA_URL"),
+        log_level=node.choice("log_level", "info", get_args(LogLevel), "TIDEGATE_NODE_LOG_LEVEL"),
+        limits=_limits(_Section(document.get("limits", {}), "limits", problems, base, environment)),
+        datasets=_datasets(document.get("dataset", []), problems, base, environment),
+    )
+    node.end()
+    policy.end()
+    if problems.found:
+        raise error_for(Code.CONFIG_INVALID, "node configuration: " + "; ".join(problems.found))
+    return config
+
+
+class _Section:
+    """Reads the keys of one table; what nobody asked for is a problem."""
+
+    def __init__(self, data: Any, where: str, problems: _Problems, base: Path, environment: Mapping[str, str]) -> None:
+        self.where, self.problems, self.base, self.environment = where, problems, base, environment
+        self._data: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
+        self._asked: set[str] = set()
+        if not isinstance(data, Mapping):
+            problems.add(where, "expected a table")
+
+    def end(self) -> None:
+        for key in sorted(set(self._data) - self._asked):
+            self.problems.add(f"{self.where}.{key}", "unknown key")
+
+    def bad(self, key: str, what: str) -> None:
+        self.problems.add(f"{self.where}.{key}", what)
+
+    def take(self, key: str, default: Any, environment_name: str = "") -> Any:
+        self._asked.add(key)
+        if environment_name and self.environment.get(environment_name):
+            return self.environment[environment_name]
+        return self._data.get(key, default)
+
+    def text(self, key: str, default: str = "", *, needed: bool = False, environment_name: str = "") -> str:
+        value = self.take(key, default, environment_name)
+        if not isinstance(value, str) or (needed and not value):
+            self.bad(key, "expected a text")
+            return ""
+        return value
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        value = self.take(key, [])
+        value = [value] if isinstance(value, str) else value
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            self.bad(key, "expected a list of texts")
+            return ()
+        return tuple(value)
+
+    def flag(self, key: str, *, default: bool) -> bool:
+        value = self.take(key, default)
+        if not isinstance(value, bool):
+            self.bad(key, "expected true or false")
+            return default
+        return value
+
+    def number(self, key: str, default: int, low: int, high: int) -> int:
+        value = self.take(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            self.bad(key, f"expected a whole number from {low} to {high}")
+            return default
+        return value
+
+    def choice(self, key: str, default: str, allowed: tuple[str, ...], environment_name: str = "") -> Any:
+        value = self.take(key, default, environment_name)
+        if value not in allowed:
+            self.bad(key, f"expected one of {', '.join(allowed)}")
+            return default
+        return value
+
+    def mapping(self, key: str) -> Mapping[str, str]:
+        value = self.take(key, {})
+        if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
+            self.bad(key, "expected a table of texts")
+            return MappingProxyType({})
+        return MappingProxyType(dict(value))
+
+    def path(self, key: str, environment_name: str) -> Path:
+        return self.base / self.text(key, key, needed=True, environment_name=environment_name)
+
+    def files(self, key: str, *, folders: bool = False) -> tuple[Path, ...]:
+        found: list[Path] = []
+        for text in self.texts(key):
+            place = self.base / text
+            matches = sorted(Path(item) for item in glob(str(place))) if has_magic(text) else [place]
+            files = [match for match in matches if match.is_file() or (folders and match.is_dir())]
+            if not files:
+                self.bad(key, f"no such file: {text}")
+            found.extend(match.resolve() for match in files)
+        return tuple(found)
+
+
+def _brokers(node: _Section) -> tuple[str, ...]:
+    override = node.environment.get("TIDEGATE_NODE_BROKERS", "")
+    named = node.texts("brokers")
+    brokers = tuple(item.strip() for item in override.split(",") if item.strip()) if override else named
+    for address in brokers:
+        host, colon, port = address.rpartition(":")
+        if not (host and colon and port.isdigit() and 0 < int(port) < 65_536):
+            node.bad("brokers", "expected host:port")
+    return brokers
+
+
+def _stewards(node: _Section) -> tuple[SpiffeId, ...]:
+    found = []
+    for text in node.texts("stewards"):
+        try:
+            found.append(SpiffeId.parse(text))
+        except TidegateError:
+            node.bad("stewards", "expected SPIFFE ids (spiffe://exchange/member/NAME/person/NAME)")
+    return tuple(found)
+
+
+def _limits(section: _Section) -> EngineLimits:
+    usual = EngineLimits()
+    limits = EngineLimits(
+        workers=section.number("workers", usual.workers, 1, 64),
+        threads=section.number("threads", usual.threads, 1, 64),
+        memory_bytes=section.number("memory_mib", usual.memory_bytes // _MIB, 64, 1 << 20) * _MIB,
+        address_space_bytes=section.number("address_space_mib", usual.address_space_bytes // _MIB, 512, 1 << 22) * _MIB,
+        fragments_max=section.number("fragments_max", usual.fragments_max, 1, 10_000),
+        fragment_deadline_s_max=float(
+            section.number("fragment_deadline_s", int(usual.fragment_deadline_s_max), 1, 86_400)
+        ),
+        drain_s=float(section.number("drain_s", int(usual.drain_s), 0, 3_600)),
+    )
+    section.end()
+    if limits.address_space_bytes <= limits.memory_bytes:
+        section.bad("address_space_mib", "expected more than memory_mib")
+    return limits
+
+
+def _datasets(data: Any, problems: _Problems, base: Path, environment: Mapping[str, str]) -> tuple[DatasetConfig, ...]:
+    if not isinstance(data, list):
+        problems.add("dataset", "expected [[dataset]] tables")
+        return ()
+    found: list[DatasetConfig] = []
+    for position, item in enumerate(data):
+        name = item.get("name") if isinstance(item, Mapping) else None
+        where = f"dataset[{name if isinstance(name, str) else position}]"
+        found.append(_dataset(_Section(item, where, problems, base, environment)))
+    names = [item.name.casefold() for item in found]
+    for name in sorted({name for name in names if name and names.count(name) > 1}):
+        problems.add(f"dataset[{name}]", "defined twice")
+    return tuple(found)
+
+
+def _dataset(section: _Section) -> DatasetConfig:
+    name = section.text("name", needed=True)
+    if name and not is_strict_name(name):
+        section.bad("name", "expected letters, digits, underscore")
+    source: SourceKind = section.choice("source", "", get_args(SourceKind))
+    dataset_class = section.choice("class", "conditional", tuple(item.value for item in DatasetClass))
+    paths = section.files("path")
+    table = section.text("table", name)
+    url = _url(section)
+    citation = section.text("citation")
+    if source in ("parquet", "csv") and not paths:
+        section.bad("path", "expected the files of the dataset")
+    if source == "duckdb" and len(paths) != 1:
+        section.bad("path", "expected exactly one DuckDB file")
+    if source == "postgres" and not url:
+        section.bad("url_env", "expected the name of an environment variable that holds the URL of the database")
+    if dataset_class == "closed" and not citation:
+        section.bad("citation", "class closed: expected the citation of the law that closes it")
+    config = DatasetConfig(
+        name=name,
+        source=source,
+        title=section.text("title", name),
+        dataset_class=DatasetClass(dataset_class),
+        paths=paths,
+        table=table,
+        url=url,
+        description=section.text("description"),
+        legal_basis=section.text("legal_basis"),
+        citation=citation,
+        subject_column=section.text("subject_column"),
+        keys=section.texts("keys"),
+        freshness=section.text("freshness"),
+        tags=section.texts("tags"),
+        licence=section.text("licence"),
+        hidden_from=section.texts("hidden_from"),
+        statistics=section.flag("statistics", default=True),
+        columns=_columns(section),
+        column_types=section.mapping("column_types"),
+        csv_options=_csv_options(section),
+        extra=section.mapping("extra"),
+    )
+    section.end()
+    if source != "csv" and (config.csv_options or config.column_types):
+        section.bad("csv", "options of a CSV reader, but the source is not csv")
+    return config
+
+
+def _csv_options(section: _Section) -> Mapping[str, str | tuple[str, ...]]:
+    data = section.take("csv", {})
+    if not isinstance(data, Mapping):
+        section.bad("csv", "expected a table")
+        return MappingProxyType({})
+    found: dict[str, str | tuple[str, ...]] = {}
+    for name, value in data.items():
+        several = name == "nullstr" and isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if name not in _CSV_OPTIONS or not (isinstance(value, str) or several):
+            section.bad("csv", f"{name}: expected one of {', '.join(_CSV_OPTIONS)}, with a text")
+            continue
+        found[name] = value if isinstance(value, str) else tuple(value)
+    return MappingProxyType(found)
+
+
+def _url(section: _Section) -> str:
+    """Read the database's URL from the environment (preferred: no password in the file) or the file."""
+    variable, url = section.text("url_env"), section.text("url")
+    if variable and url:
+        section.bad("url", "expected either url or url_env, got both")
+    if variable:
+        url = section.environment.get(variable, "")
+        if not url:
+            section.bad("url_env", "the environment variable is not set")
+    if url and not url.startswith(("postgresql://", "postgres://")):
+        section.bad("url", "expected postgresql://...")
+    return url
+
+
+def _columns(section: _Section) -> Mapping[str, ColumnConfig]:
+    data = section.take("columns", {})
+    if not isinstance(data, Mapping):
+        section.bad("columns", "expected tables")
+        return MappingProxyType({})
+    found = {}
+    for name, item in data.items():
+        column = _Section(item, f"{section.where}.columns.{name}", section.problems, section.base, section.environment)
+        found[name] = ColumnConfig(
+            description=column.text("description"),
+            sensitivity=column.choice("sensitivity", "internal", SENSITIVITIES),
+            element=column.text("element"),
+        )
+        column.end()
+    return MappingProxyType(found)

@@ -1,0 +1,90 @@
+"""What passes from step to step inside a node. The type is the key to the next step: only ``admit`` makes an
+``AdmittedFragment``, only ``record`` a ``RecordedFragment``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from tidegate.core.agreement import Agreement
+from tidegate.core.decision import Decision
+from tidegate.core.grant import Grant
+from tidegate.core.names import DatasetName
+from tidegate.core.values import Value
+from tidegate.sql.model import BoundQuery
+
+
+@dataclass(frozen=True, slots=True)
+class FragmentOffer:
+    """What a broker sent. Trust: nothing in it is checked yet.
+
+    Args:
+        deadline_s: time left, from when the message was read.
+        cancel: set by a cancel of the broker, or when its link ends.
+    """
+
+    id: str
+    grant: bytes
+    signature: bytes
+    chain_pem: bytes
+    sql: str
+    parameters_json: str
+    deadline_s: float
+    rows_max: int
+    bytes_max: int
+    cancel: threading.Event = field(default_factory=threading.Event, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One attachment: the broker at the other end, as its Welcome named it, and the node's own nonce (hex)."""
+
+    broker: str
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdmittedFragment:
+    """A fragment under a genuine, fresh, unused grant with a receipt that verifies, parsed and bound again here."""
+
+    offer: FragmentOffer
+    grant: Grant
+    parameters: tuple[Value, ...]
+    bound: BoundQuery
+    receipt_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedFragment:
+    """An admitted fragment with the intersection of the broker's decision and the node's own."""
+
+    admitted: AdmittedFragment
+    decision: Decision
+    revision: str
+    agreements: tuple[Agreement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFragment:
+    """A decided fragment whose execution is durably recorded in the node's own log, at ``index``."""
+
+    decided: DecidedFragment
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trailer:
+    """What the node signs about an answer: canonical {digest, fragment_id, grant_id, rows}."""
+
+    rows: int
+    size_bytes: int
+    digest: str
+    signature: bytes
+    suppressed_groups: int
+    entry_index: int
+    elapsed_s: float
+
+
+Refs = Mapping[str, DatasetName]

@@ -1,0 +1,108 @@
+"""Receipts in the caller's hand: what they promise, and how to check them without believing anybody.
+
+A receipt is checked in four steps: (1) the log key signed it; (2) the entry beside it hashes to the leaf that it names;
+(3) the entry is about this very request; (4) the entry is in the log, by an inclusion proof under a signed checkpoint.
+For the outcome, the digest of the received bytes must open the entry's commitment too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tidegate.client.wire import RawReceipt
+from tidegate.core.canonical import commitment
+from tidegate.core.errors import Code, error_for
+from tidegate.tlog.merkle import leaf_hash
+from tidegate.tlog.proof import TlogProof
+from tidegate.tlog.receipt import verify_receipt
+
+Prove = Callable[[int], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """One entry's receipt.
+
+    Args:
+        raw: note, entry and index as they came; written to files by ``save``.
+        verifier_key: of the exchange's log, from joining; never from the answer itself.
+    """
+
+    raw: RawReceipt
+    verifier_key: str
+    request_id: str
+    prove: Prove
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """The entry that the log holds."""
+        data: dict[str, Any] = json.loads(self.raw.entry)
+        return data
+
+    @property
+    def index(self) -> int:
+        """The entry's place in the log."""
+        return self.raw.index
+
+    def verify(self) -> VerifiedReceipt:
+        """Check signature, entry and inclusion; waits about a second when the entry is newer than the checkpoint.
+
+        Raises:
+            IntegrityError: AUDIT_VERIFICATION; keep the receipt, it is evidence.
+        """
+        promise = verify_receipt(self.raw.note, self.verifier_key)
+        if promise.index != self.raw.index or promise.leaf_hash != leaf_hash(self.raw.entry):
+            raise error_for(Code.AUDIT_VERIFICATION, "receipt: it is not of the entry beside it")
+        if self.request_id and self.entry.get("request_id") != self.request_id:
+            raise error_for(Code.AUDIT_VERIFICATION, "receipt: the entry is of another request")
+        proof = self.prove(self.raw.index)
+        parsed = TlogProof.parse(proof)
+        if parsed.index != self.raw.index:
+            raise error_for(Code.AUDIT_VERIFICATION, "proof: it is of another entry")
+        checkpoint = parsed.verify(promise.leaf_hash, self.verifier_key)
+        return VerifiedReceipt(self.raw.index, checkpoint.size, promise.time, proof)
+
+    def opens(self, field: str, nonce_hex: str, plaintext: bytes) -> bool:
+        """Say whether the nonce and plaintext open the entry's commitment of that name."""
+        held = self.entry.get("commitments", {}).get(field)
+        return bool(held) and held == commitment(bytes.fromhex(nonce_hex), plaintext)
+
+    def save(self, folder: Path) -> None:
+        """Write ``receipt.note``, ``entry.json`` and ``proof.tlog-proof``: enough to verify offline, for ever."""
+        verified = self.verify()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "receipt.note").write_bytes(self.raw.note)
+        (folder / "entry.json").write_bytes(self.raw.entry)
+        (folder / "proof.tlog-proof").write_bytes(verified.proof)
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedReceipt:
+    """What verification showed."""
+
+    index: int
+    tree_size: int
+    time: str
+    proof: bytes
+
+
+def verify_saved(folder: Path, verifier_key: str) -> VerifiedReceipt:
+    """Check a saved receipt offline.
+
+    Raises:
+        IntegrityError: AUDIT_VERIFICATION.
+        CallerError: CLIENT_INPUT, a file is missing.
+    """
+    try:
+        note = (folder / "receipt.note").read_bytes()
+        entry = (folder / "entry.json").read_bytes()
+        proof = (folder / "proof.tlog-proof").read_bytes()
+    except OSError as error:
+        message = "receipt: expected a folder with receipt.note, entry.json and proof.tlog-proof"
+        raise error_for(Code.CLIENT_INPUT, message) from error
+    index = verify_receipt(note, verifier_key).index
+    return Receipt(RawReceipt(note, entry, index), verifier_key, "", lambda _: proof).verify()

@@ -1,0 +1,153 @@
+"""The answer of a query: read it once as a stream, or as a table as often as you like."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from tidegate import ipc
+from tidegate.client.receipts import Prove, Receipt
+from tidegate.client.wire import FinishedFacts, Stream
+from tidegate.core.errors import Code, error_for
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+    import pyarrow as pa
+
+PREVIEW_ROWS = 20
+
+
+class Result:
+    """An answer under way or read.
+
+    ``disclosure`` says before the first row what was filtered, masked or held back, who is asked what, and by which rule.
+    """
+
+    def __init__(self, stream: Stream, verifier_key: str, prove: Prove) -> None:
+        self._stream = stream
+        self._verifier_key = verifier_key
+        self._prove = prove
+        self._table: pa.Table | None = None
+        self._taken = False
+        self._digest = hashlib.sha256()
+        self.request_id = stream.started.request_id
+        self.disclosure = stream.started.disclosure
+
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt of the decision: who asked what for which purpose, and what was permitted."""
+        return Receipt(self._stream.started.receipt, self._verifier_key, self.request_id, self._prove)
+
+    @property
+    def outcome(self) -> Receipt:
+        """The receipt of the outcome; there once the answer was read to its end."""
+        return Receipt(self._finished.receipt, self._verifier_key, self.request_id, self._prove)
+
+    @property
+    def report(self) -> list[dict[str, Any]]:
+        """What each department's part was: rows, bytes, time; there once the answer was read to its end."""
+        return self._finished.report
+
+    @property
+    def suppressed_groups(self) -> int:
+        """How many groups were held back because too few subjects were in them."""
+        return self._finished.suppressed_groups
+
+    @property
+    def _finished(self) -> FinishedFacts:
+        if self._stream.finished is None:
+            self.to_arrow()
+        if self._stream.finished is None:
+            raise error_for(Code.CLIENT_INPUT, "answer: it was not read to its end")
+        return self._stream.finished
+
+    def _chunks(self) -> Iterator[bytes]:
+        for chunk in self._stream.chunks():
+            self._digest.update(chunk)
+            yield chunk
+        done = self._stream.finished
+        if done is not None and done.result_digest != self._digest.hexdigest():
+            raise error_for(Code.AUDIT_VERIFICATION, "answer: its bytes are not those that the broker recorded")
+
+    def reader(self) -> pa.RecordBatchReader:
+        """Give a stream of record batches, read once; memory stays small however large the answer is."""
+        import pyarrow as pa
+
+        if self._table is not None:
+            return self._table.to_reader()
+        if self._taken:
+            raise error_for(Code.CLIENT_INPUT, "answer: its stream was taken before; use to_arrow() to read it twice")
+        self._taken = True
+        schema, batches = ipc.read(self._chunks())
+        return pa.RecordBatchReader.from_batches(schema, batches)
+
+    def to_arrow(self) -> pa.Table:
+        """Read everything into a pyarrow.Table."""
+        if self._table is None:
+            import pyarrow as pa
+
+            if self._taken:
+                raise error_for(Code.CLIENT_INPUT, "answer: its stream was taken before by reader()")
+            self._taken = True
+            schema, batches = ipc.read(self._chunks())
+            self._table = pa.Table.from_batches(batches, schema)
+        return self._table
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """Read everything into a pandas DataFrame (``pip install tidegate[pandas]``)."""
+        return self.to_arrow().to_pandas()
+
+    def to_polars(self) -> polars.DataFrame:
+        """Read everything into a polars DataFrame (``pip install tidegate[polars]``)."""
+        import polars
+
+        frame: polars.DataFrame = polars.from_arrow(self.to_arrow())
+        return frame
+
+    def verify(self) -> None:
+        """Check both receipts, and that the bytes received are those whose commitment the log holds.
+
+        Raises:
+            IntegrityError: AUDIT_VERIFICATION.
+        """
+        done = self._finished
+        self.receipt.verify()
+        outcome = self.outcome
+        outcome.verify()
+        if not outcome.opens("result", done.digest_nonce, done.result_digest.encode()):
+            raise error_for(Code.AUDIT_VERIFICATION, "answer: the outcome entry commits to another result")
+
+    def cancel(self) -> None:
+        """Give the answer up; the departments are told to stop."""
+        self._stream.cancel()
+
+    def banner(self) -> list[str]:
+        """Say in plain lines what was filtered, masked or held back."""
+        lines = []
+        for item in self.disclosure.get("datasets", []):
+            parts = []
+            if item.get("row_filter"):
+                parts.append("rows filtered")
+            if item.get("masked"):
+                parts.append("masked: " + ", ".join(f"{name} ({kind})" for name, kind in item["masked"].items()))
+            if item.get("mode") != "rows":
+                parts.append(f"{item['mode']}, groups of at least {item['min_group_size']}")
+            if parts:
+                lines.append(f"{item['dataset']}: {'; '.join(parts)}")
+        if self._stream.finished is not None and self.suppressed_groups:
+            lines.append(f"{self.suppressed_groups} groups held back (too few subjects)")
+        return lines
+
+    def _repr_html_(self) -> str:
+        table = self.to_arrow()
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in table.schema.names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row) + "</tr>"
+            for row in zip(*(column.to_pylist() for column in table.slice(0, PREVIEW_ROWS).columns), strict=True)
+        )
+        banner = "".join(f"<p><em>{html.escape(line)}</em></p>" for line in self.banner())
+        more = f"<p>{table.num_rows} rows</p>"
+        return f"{banner}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"

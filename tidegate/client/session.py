@@ -1,0 +1,101 @@
+"""A session: one identity at one exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tidegate.channel import open_channel
+from tidegate.client.catalogue import CatalogueClient
+from tidegate.client.contexts import Context, Contexts
+from tidegate.client.result import Result
+from tidegate.client.wire import ExplainedFacts, Transport
+from tidegate.core.limits import QUERY_DEADLINE_S
+from tidegate.core.values import Value
+from tidegate.identity.folder import IdentityFolder, LocalIdentity
+from tidegate.identity.joining import renew_if_due
+
+
+class Session:
+    """A connection under one identity. Close it, or use it as a context manager."""
+
+    def __init__(
+        self, identity: LocalIdentity, transport: Transport, *, purpose: str = "", legal_basis: str = ""
+    ) -> None:
+        self.identity = identity
+        self.transport = transport
+        self.purpose = purpose
+        self.legal_basis = legal_basis
+        self.catalogue = CatalogueClient(transport)
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.transport.close()
+
+    def query(
+        self,
+        sql: str,
+        *,
+        purpose: str | None = None,
+        legal_basis: str | None = None,
+        params: Sequence[Value] | Mapping[str, Value] | None = None,
+        deadline_s: float = QUERY_DEADLINE_S,
+    ) -> Result:
+        """Ask the exchange.
+
+        Args:
+            params: values for ``?`` and ``$1`` (a sequence) or ``$name`` (a mapping).
+
+        Raises:
+            Refused: with reasons; the refusal is recorded and carries its receipt.
+            CallerError, Overloaded, PeerError: see docs/ERRORS.md.
+        """
+        stream = self.transport.execute(
+            sql,
+            purpose=self.purpose if purpose is None else purpose,
+            legal_basis=self.legal_basis if legal_basis is None else legal_basis,
+            parameters=params,
+            deadline_s=deadline_s,
+        )
+        return Result(stream, self.identity.exchange.log_verifier_key, self.transport.prove)
+
+    def explain(
+        self,
+        sql: str,
+        *,
+        purpose: str | None = None,
+        legal_basis: str | None = None,
+        params: Sequence[Value] | Mapping[str, Value] | None = None,
+    ) -> ExplainedFacts:
+        """Ask for the plan: who would be asked what, what would be filtered or masked. Runs nothing; is recorded."""
+        return self.transport.explain(
+            sql,
+            purpose=self.purpose if purpose is None else purpose,
+            legal_basis=self.legal_basis if legal_basis is None else legal_basis,
+            parameters=params,
+        )
+
+    def whoami(self) -> dict[str, Any]:
+        """Ask how the broker sees this identity."""
+        return self.transport.whoami()
+
+
+def open_session(context: str | None, *, identity: str | None, purpose: str | None) -> Session:
+    """Open a session by context name or identity folder; see ``tidegate.connect``."""
+    if identity:
+        chosen = Context("", Path(identity))
+    else:
+        chosen = Contexts().find(context)
+    local = renew_if_due(IdentityFolder(chosen.identity))
+    channel = open_channel(local.exchange.callers, local)
+    return Session(local, Transport(channel), purpose=purpose or chosen.purpose, legal_basis=chosen.legal_basis)

@@ -1,0 +1,39 @@
+"""Plan a text up to the point where policy is asked: admit, bind, render once, and have the engine's own parser confirm it.
+
+This is what runs in a planning process: picklable in and out, no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from tidegate.core.values import Value
+from tidegate.sql.admit import admit
+from tidegate.sql.bind import bind
+from tidegate.sql.model import BoundQuery, Schema
+from tidegate.sql.render import render
+from tidegate.sql.wall import check
+
+
+def plan(
+    text: str,
+    schema: Schema,
+    parameters: Sequence[Value] | Mapping[str, Value] = (),
+    *,
+    fragment: bool = False,
+) -> BoundQuery:
+    """Read a query and resolve every name in it.
+
+    Trust: anybody may have written the text and the parameters.
+
+    Args:
+        schema: what the one who asks may know about.
+        fragment: the text is another party's rendered fragment (see ``bind``).
+
+    Raises:
+        CallerError: a PLAN code; the message holds nothing of the text.
+        InternalError: INTERNAL, when the engine reads our own print as something else.
+    """
+    bound = bind(admit(text), schema, parameters, fragment=fragment)
+    check(render(bound.tree, bound.parameters), frozenset(str(leaf.dataset) for leaf in bound.leaves))
+    return bound
