@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from audit.index import AuditQuery, OpenDecision, SearchIndex, fields_of
 from audit.integrator import CHECKPOINT_PERIOD_S, Integrator, Published
 from audit.keys import Description, load_key, lock_folder, make_key
 from audit.reserve import RESERVE_BYTES, Reserve
+from audit.results import Appended, FoundEntry
 from audit.side import SideStore, seal, unseal
 from audit.wal import Record, Wal
 from audit.writer import Committed, Writer
@@ -37,6 +37,8 @@ from tidegate.tlog.receipt import IDENTIFIER, sign_receipt
 from tidegate.tlog.tiles import TILE_WIDTH, Tile, decode_bundle
 from tidegate.tlog.verify import folder_source, read_tile
 
+__all__ = ["Appended", "AuditLog", "FoundEntry"]
+
 EXIT_FATAL = 70  # sysexits' EX_SOFTWARE; the supervisor starts the process again, and recovery does the rest
 _FEED_ENTRIES = 4_096
 
@@ -46,30 +48,6 @@ _log = structlog.get_logger("tidegate.audit")
 def _end_process(reason: str) -> None:
     _log.critical("audit log: ending the process", reason=reason)
     os._exit(EXIT_FATAL)
-
-
-@dataclass(frozen=True, slots=True)
-class Appended:
-    """A durable entry with the log's promise; ``nonce`` opens its commitments and never leaves the exchange's hands."""
-
-    index: int
-    leaf_hash: bytes
-    entry: bytes
-    receipt: bytes
-    nonce: bytes
-
-    def salt(self, name: str, position: int = 0) -> bytes:
-        """Give the salt that opens one commitment: what a grant or an answer may carry."""
-        return entries.salt(self.nonce, name, position)
-
-
-@dataclass(frozen=True, slots=True)
-class FoundEntry:
-    """A search result: the entry from the log itself, and the side material if asked for and not erased."""
-
-    index: int
-    entry: bytes
-    side: dict[str, Any] | None = None
 
 
 class AuditLog:

@@ -19,6 +19,7 @@ from audit.log import AuditLog, FoundEntry
 from tidegate.core.caller import Caller
 from tidegate.core.canonical import canonical
 from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.limits import CONTROL_MESSAGE_BYTES_MAX
 from tidegate.v1 import audit_service_pb2 as pb
 from tidegate.v1 import audit_service_pb2_grpc as rpc
 from tidegate.wire import abort
@@ -26,6 +27,8 @@ from tidegate.wire import abort
 AUDITOR = "auditor"
 PROVE_WAIT_S = 5.0  # a checkpoint comes every second
 _PATH_CHARS_MAX = 100
+# A page ends early rather than exceed a control message; one entry with its side material always fits.
+_PAGE_BYTES_MAX = CONTROL_MESSAGE_BYTES_MAX // 2
 _FILTERS = ("type", "member", "identity", "dataset", "purpose", "legal_basis", "reason", "request_id", "since", "until")
 
 _Answer = TypeVar("_Answer")
@@ -93,7 +96,6 @@ class AuditServicer(rpc.AuditServiceServicer):
             **filters,
             page_size=request.page_size or PAGE_SIZE_DEFAULT,
             page_token=request.page_token,
-            with_side=request.with_side,
         )
         # What the auditor looked for may name a person, so the entry commits to it and the side store keeps it.
         self._log.append(
@@ -107,12 +109,21 @@ class AuditServicer(rpc.AuditServiceServicer):
             commit={"query": canonical(filters)},
         )
         found, token = self._log.search(query)
-        return pb.AuditSearchResponse(entries=[_to_wire(item) for item in found], next_page_token=token)
+        answer = pb.AuditSearchResponse(next_page_token=token)
+        size = 0
+        for item in found:
+            entry = self._to_wire(item, with_side=request.with_side)
+            size += entry.ByteSize()
+            if answer.entries and size > _PAGE_BYTES_MAX:
+                answer.next_page_token = str(answer.entries[-1].index)
+                break
+            answer.entries.append(entry)
+        return answer
 
-
-def _to_wire(found: FoundEntry) -> pb.AuditEntry:
-    side = "" if found.side is None else json.dumps(found.side, ensure_ascii=False, sort_keys=True)
-    return pb.AuditEntry(index=found.index, entry_json=found.entry.decode(), side_json=side)
+    def _to_wire(self, found: FoundEntry, *, with_side: bool) -> pb.AuditEntry:
+        side = self._log.side(found.index) if with_side else None
+        side_json = "" if side is None else json.dumps(side, ensure_ascii=False, sort_keys=True)
+        return pb.AuditEntry(index=found.index, entry_json=found.entry.decode(), side_json=side_json)
 
 
 def _need_auditor(caller: Caller) -> None:

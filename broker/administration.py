@@ -76,4 +76,3 @@ def _plain(details: Mapping[str, Any]) -> bytes:
     return canonical(
         {key: value if isinstance(value, str | int | list) else str(value) for key, value in details.items()}
     )
-

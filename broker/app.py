@@ -7,6 +7,7 @@ import threading
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -32,11 +33,11 @@ from broker.plan import Plan
 from broker.record import Record
 from broker.replay import UsedIds
 from broker.rewrite import Rewrite
-from broker.wire.guard import Guard
+from broker.wire.guard import CallLimits, Guard, Porch
 from broker.wire.member import EnrolmentServicer, MemberServicer
 from broker.wire.node import NodeServicer
 from broker.wire.query import QueryServicer
-from broker.wire.services import add_services, enrolment_guard
+from broker.wire.services import add_services
 from catalogue.database import open_database
 from catalogue.members import MemberDirectory
 from catalogue.store import Catalogue
@@ -55,7 +56,8 @@ from tidegate.identity.folder import ExchangeInfo
 
 SWITCH_INTERVAL_S = 0.0005  # appends beside busy threads: p99 15 ms instead of 145 ms (design house.md, Processes)
 ORPHAN_PERIOD_S = 2.0
-_PRELOAD = ("tidegate.sql.plan", "tidegate.sql.split")
+_PRELOAD = ("tidegate.sql.plan", "broker.rewrite")
+_LONG_CALLS = frozenset({"/tidegate.v1.QueryService/Execute"})
 
 
 class Broker:
@@ -149,9 +151,9 @@ class Broker:
         clock, ids, config = self._clock, self._ids, self.config
         identify = Identify(exchange=config.exchange.name, directory=self.members, clock=clock)
         self._open_calls = OpenCalls(identify=identify, directory=self.members, clock=clock)
-        people = frozenset({IdentityKind.SERVICE, IdentityKind.PERSON, IdentityKind.NODE})
+        people = frozenset({IdentityKind.SERVICE, IdentityKind.PERSON})
 
-        def guard(kinds: frozenset[IdentityKind]) -> Guard:
+        def guard(kinds: frozenset[IdentityKind], **more: Any) -> Guard:
             return Guard(
                 identify=identify,
                 open_calls=self._open_calls,
@@ -159,9 +161,25 @@ class Broker:
                 ids=ids,
                 kinds=kinds,
                 refused=administration.refused_identity,
+                **more,
             )
 
-        callers, nodes = guard(people), guard(frozenset({IdentityKind.NODE}))
+        limits = config.limits
+        callers = guard(
+            people,
+            # A node registers what it holds and asks who it is; it never asks questions.
+            kinds_for={
+                "/tidegate.v1.CatalogueService/": people | {IdentityKind.NODE},
+                "/tidegate.v1.MemberService/": people | {IdentityKind.NODE},
+                "/grpc.health.v1.Health/": people | {IdentityKind.NODE},
+            },
+            limits=CallLimits(
+                long_methods=_LONG_CALLS,
+                long_max=limits.requests_max,
+                per_caller_max=max(limits.requests_per_member_max * 2, 8),
+            ),
+        )
+        nodes = guard(frozenset({IdentityKind.NODE}))
         self._health = health.HealthServicer()
         pending = PendingAgreements(self.catalogue, self._log)
 
@@ -200,7 +218,6 @@ class Broker:
         )
         healthy = lambda server: health_pb2_grpc.add_HealthServicer_to_server(self._health, server)  # noqa: E731
         mutual, open_ = identity.mutual_credentials(), identity.enrolment_credentials()
-        limits = config.limits
         specs = (
             (
                 callers_listener(config.listen.callers, mutual, callers, threads=limits.callers_threads),
@@ -210,7 +227,7 @@ class Broker:
                 nodes_listener(config.listen.nodes, mutual, nodes, attachments_max=limits.attachments_max),
                 services.nodes,
             ),
-            (enrolment_listener(config.listen.enrolment, open_, enrolment_guard(self._log, ids)), services.enrolment),
+            (enrolment_listener(config.listen.enrolment, open_, Porch(ids=ids, log=self._log)), services.enrolment),
         )
         for spec, added in specs:
             self._listeners.append(Listener(spec, [*added, healthy]))

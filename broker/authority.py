@@ -150,7 +150,7 @@ class Authority:
         """Certify the key of a signing request under an identity that the broker chose; nothing else of it counts.
 
         Raises:
-            CallerError: ID_CERTIFICATE_INVALID (the request, or a name that is not of this exchange).
+            CallerError: WIRE_INVALID (the request), ID_CERTIFICATE_INVALID (a name that is not of this exchange).
         """
         if identity.exchange != self.exchange:
             raise error_for(Code.ID_CERTIFICATE_INVALID, "issue: the identity is of another exchange")

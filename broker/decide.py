@@ -19,6 +19,8 @@ from tidegate.core.decision import Decision
 from tidegate.core.errors import Code, Reason, TidegateError
 from tidegate.sql.structure import check as check_structure
 
+_ASK_FOR_PURPOSE = "a registered purpose and legal basis; list them with `tidegate purposes list`"
+
 
 class Decide:
     """The room."""
@@ -35,7 +37,8 @@ class Decide:
         try:
             self._catalogue.check_purpose(request.purpose, request.legal_basis)
         except TidegateError as error:
-            return DecidedPlan(plan, {}, _refusal(_purpose_reason(error)), revision, ())
+            reason = Reason("purpose_unknown", error.message, _ASK_FOR_PURPOSE, "the operator of the exchange")
+            return DecidedPlan(plan, {}, _refusal(reason), revision, (), Code.POLICY_PURPOSE)
         names = tuple(dict.fromkeys(leaf.dataset for leaf in plan.bound.leaves))
         agreements = self._catalogue.agreements_for(names, request.caller.member, self._clock.now())
         question = build(
@@ -49,38 +52,23 @@ class Decide:
             datasets=plan.datasets,
             agreements=agreements,
         )
-        decision = self._evaluate(plan, question)
-        return DecidedPlan(plan, question, decision, revision, tuple(agreement.id for agreement in agreements))
+        decision, refusal = self._evaluate(plan, question)
+        return DecidedPlan(plan, question, decision, revision, tuple(item.id for item in agreements), refusal)
 
-    def _evaluate(self, plan: QueryPlan, question: Mapping[str, Any]) -> Decision:
+    def _evaluate(self, plan: QueryPlan, question: Mapping[str, Any]) -> tuple[Decision, Code | None]:
         try:
             decision = self._point.decide(dict(question))
         except TidegateError as error:
-            return _refusal(Reason("policy_unavailable", error.info.title))
+            return _refusal(Reason("policy_unavailable", error.info.title)), Code.POLICY_UNAVAILABLE
         if not decision.allow:
-            return decision
+            return decision, Code.POLICY_REFUSED
         try:
             check_structure(plan.bound, decision, schema=plan.datasets)
         except TidegateError as error:
-            reasons = error.reasons or (Reason(error.code.value, error.message),)
-            return Decision(False, reasons, MappingProxyType({}))
-        return decision
-
-
-def _purpose_reason(error: TidegateError) -> Reason:
-    ask = "a registered purpose and legal basis; list them with `tidegate purposes`"
-    return Reason("purpose_unknown", error.message, ask, "the operator of the exchange")
+            reasons = error.reasons or (Reason("structure", error.message),)
+            return Decision(False, reasons, MappingProxyType({})), error.code
+        return decision, None
 
 
 def _refusal(reason: Reason) -> Decision:
     return Decision(False, (reason,), MappingProxyType({}))
-
-
-def refusal_code(decision: Decision) -> Code:
-    """Give the code under which a refusal reaches the caller."""
-    first = decision.reasons[0].code if decision.reasons else ""
-    return {
-        "policy_unavailable": Code.POLICY_UNAVAILABLE,
-        "purpose_unknown": Code.POLICY_PURPOSE,
-        Code.POLICY_STRUCTURE.value: Code.POLICY_STRUCTURE,
-    }.get(first, Code.POLICY_REFUSED)

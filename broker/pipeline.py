@@ -6,7 +6,7 @@ that a refusal, or a request that could not be recorded, asks no node for anythi
 
 from __future__ import annotations
 
-from broker.decide import Decide, refusal_code
+from broker.decide import Decide
 from broker.deliver import Answer, Deliver
 from broker.fetch import Fetch
 from broker.join import Join
@@ -14,7 +14,7 @@ from broker.plan import Plan
 from broker.record import Record
 from broker.rewrite import Rewrite
 from broker.values import DecidedPlan, RecordedPlan, Request
-from tidegate.core.errors import TidegateError, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 
 
 class Pipeline:
@@ -53,7 +53,7 @@ class Pipeline:
         decided = self._decide.decide(plan)  # 3
         if not decided.decision.allow:
             reasons = decided.decision.reasons
-            code = refusal_code(decided.decision)
+            code = decided.refusal or Code.POLICY_REFUSED
             message = reasons[0].text if reasons else ""
             raise self._refused(request, decided, error_for(code, message, reasons=reasons))
         try:

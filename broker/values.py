@@ -10,6 +10,7 @@ from typing import Any
 from tidegate.core.caller import Caller
 from tidegate.core.dataset import Dataset
 from tidegate.core.decision import Decision
+from tidegate.core.errors import Code
 from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
 from tidegate.sql.model import BoundQuery, FederatedPlan
@@ -49,13 +50,18 @@ class QueryPlan:
 
 @dataclass(frozen=True, slots=True)
 class DecidedPlan:
-    """A plan with the policy's answer: permit or refuse, a value and never an exception."""
+    """A plan with the policy's answer: permit or refuse, a value and never an exception.
+
+    Args:
+        refusal: the code under which a refusal reaches the caller; None when the decision allows.
+    """
 
     plan: QueryPlan
     question: Mapping[str, Any]
     decision: Decision
     policy_revision: str
     agreements: tuple[str, ...]
+    refusal: Code | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,22 +33,30 @@ def already_held(new: Dataset, known: Iterable[Dataset]) -> tuple[Notice, ...]:
     Args:
         known: what the owner of the new dataset may know about.
     """
+    if new.parts:
+        return ()
     joining = {*new.keys, new.subject_column}
     wanted = [column for column in new.columns if column.name not in joining]
+    elements = {column.element for column in wanted if column.element}
+    profiles = {(column.name.casefold(), column.type) for column in wanted if not column.element}
+    names = {name for name, _ in profiles}
     found = []
     for other in known:
-        if other.owner == new.owner or other.parts or new.parts:
+        if other.owner == new.owner or other.parts:
             continue
-        elements = {column.element for column in other.columns if column.element}
-        profiles = {(column.name.casefold(), column.type) for column in other.columns}
+        theirs = {column.element for column in other.columns if column.element in elements}
+        alike = {
+            (column.name.casefold(), column.type) for column in other.columns if column.name.casefold() in names
+        } & profiles
+        if not theirs and not alike:
+            continue
         same = [
             column.name
             for column in wanted
-            if (column.element in elements if column.element else (column.name.casefold(), column.type) in profiles)
+            if (column.element in theirs if column.element else (column.name.casefold(), column.type) in alike)
         ]
         # One column of an equal name says little; an equal element, or half of the columns, says much.
-        telling = any(column.element for column in wanted if column.name in same) or 2 * len(same) >= len(wanted)
-        if same and telling:
+        if theirs or 2 * len(same) >= len(wanted):
             found.append((-len(same), str(other.name), Notice(other.name, _text(same, other))))
     found.sort(key=lambda item: item[:2])
     return tuple(item[2] for item in found[:NOTICES_MAX])

@@ -18,7 +18,10 @@ from tidegate.core.names import is_purpose
 LEGAL_BASES_MAX: Final = 50
 
 Record = Callable[[Mapping[str, Any]], None]
-"""Writes an administrative entry of the audit log, inside the transaction: what cannot be recorded is undone."""
+"""Writes an administrative entry of the audit log, inside the transaction: what cannot be recorded is undone.
+
+A crash between entry and commit leaves an entry for a change that did not happen; never a change without its entry.
+"""
 
 
 def unrecorded(_entry: Mapping[str, Any]) -> None:

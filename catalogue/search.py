@@ -18,6 +18,7 @@ from catalogue.pages import Token, page_size_of
 from catalogue.words import Run, fold, query_runs, query_tokens, runs, tokens
 from tidegate.core.dataset import Dataset, DatasetClass
 from tidegate.core.errors import Code, error_for
+from tidegate.core.names import DatasetName
 
 TOKENS_MAX: Final = 20_000  # of one dataset in the index; a thousand columns with descriptions stay below
 FACET_VALUES_MAX: Final = 50
@@ -103,8 +104,32 @@ def parse_query(query: SearchQuery) -> tuple[Run, ...]:
     return query_runs(query.words)
 
 
+class Texts:
+    """The runs of every dataset's fields, cut once for each version: scoring a large catalogue would cut them anew."""
+
+    def __init__(self) -> None:
+        self._kept: dict[DatasetName, tuple[int, dict[str, tuple[Run, ...]]]] = {}  # one entry a dataset, any thread
+
+    def of(self, dataset: Dataset) -> Mapping[str, tuple[Run, ...]]:
+        """Give the runs, by field."""
+        kept = self._kept.get(dataset.name)
+        if kept is None or kept[0] != dataset.version:
+            fields = _fields(dataset).items()
+            # Equal runs of one field say nothing more: a thousand columns often share their words.
+            cut = {name: tuple(dict.fromkeys(run for part in parts for run in runs(part))) for name, parts in fields}
+            kept = (dataset.version, cut)
+            self._kept[dataset.name] = kept
+        return kept[1]
+
+
 def answer(
-    query: SearchQuery, words: Collection[Run], known: Iterable[Dataset], *, page_size: int, page_token: str
+    query: SearchQuery,
+    words: Collection[Run],
+    known: Iterable[Dataset],
+    texts: Texts,
+    *,
+    page_size: int,
+    page_token: str,
 ) -> Found:
     """Filter, score, count and page.
 
@@ -116,7 +141,7 @@ def answer(
     scored = []
     for dataset in known:
         if _passes(query, dataset):
-            points = _score(words, dataset)
+            points = _score(words, texts.of(dataset)) if words else 0
             if points is not None:
                 scored.append((-points, dataset.name, dataset))
     scored.sort(key=lambda item: (item[0], str(item[1])))
@@ -144,12 +169,9 @@ def _passes(query: SearchQuery, dataset: Dataset) -> bool:
     )
 
 
-def _score(words: Collection[Run], dataset: Dataset) -> int | None:
+def _score(words: Collection[Run], fields: Mapping[str, tuple[Run, ...]]) -> int | None:
     """Give the points, or None when a word does not occur (bigrams may be there without the run)."""
-    if not words:
-        return 0
     total = 0
-    fields = {name: [run for part in parts for run in runs(part)] for name, parts in _fields(dataset).items()}
     for word in words:
         best = max(_WEIGHTS[name] * _match(word, found) for name, found in fields.items())
         if best == 0:

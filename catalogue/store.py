@@ -73,6 +73,7 @@ class Catalogue(PurposeRegister, AgreementRegister):
         self, engine: Engine, clock: Clock, *, verify: Verify | None = None, signers: Signers | None = None
     ) -> None:
         AgreementRegister.__init__(self, engine, clock, verify=verify, signers=signers)
+        self._texts = search_index.Texts()
         self._shelf: Shelf | None = None
         self._shelf_lock = threading.Lock()  # owns _shelf; not held while the database is read
 
@@ -125,7 +126,7 @@ class Catalogue(PurposeRegister, AgreementRegister):
             shelf = self._put_on_shelf(connection)
             ids = search_index.candidates(connection, words) if words else None
         known = shelf.known(member) if ids is None else shelf.known_of(member, ids)
-        return search_index.answer(query, words, known, page_size=page_size, page_token=page_token)
+        return search_index.answer(query, words, known, self._texts, page_size=page_size, page_token=page_token)
 
     # --- changing -------------------------------------------------------------------------------------------------
 
@@ -142,6 +143,7 @@ class Catalogue(PurposeRegister, AgreementRegister):
         """
         dataset = replace(validated(dataset), withdrawn=False, version=1)
         request = {"register": dataset.to_json()}
+        self._newest()  # so that little is left to load while other writers wait
         with writing(self._engine, CATALOGUE) as connection:
             earlier = earlier_answer(connection, dataset.owner, idempotency_key, request)
             if earlier is not None:
@@ -181,6 +183,7 @@ class Catalogue(PurposeRegister, AgreementRegister):
         dataset = validated(dataset)
         dataset = replace(dataset, withdrawn=False, version=expected_version + 1)
         request = {"update": dataset.to_json()}
+        self._newest()
         with writing(self._engine, CATALOGUE) as connection:
             earlier = earlier_answer(connection, dataset.owner, idempotency_key, request)
             if earlier is not None:

@@ -105,10 +105,9 @@ class Session:
         if known.fetchall() == [(0,)]:
             self._cursor.execute(f"CREATE SCHEMA memory.{quoted(department)}")
             self._made.append(f"DROP SCHEMA memory.{quoted(department)}")
-        self._cursor.execute(
-            f"CREATE VIEW memory.{quoted(department)}.{quoted(dataset)} AS SELECT * FROM temp.{quoted(inner)}"
-        )
-        self._made.append(f"DROP VIEW memory.{quoted(department)}.{quoted(dataset)}")
+        view = f"memory.{quoted(department)}.{quoted(dataset)}"
+        self._cursor.execute(f"CREATE VIEW {view} AS SELECT * FROM temp.{quoted(inner)}")  # noqa: S608 - quoted names
+        self._made.append(f"DROP VIEW {view}")
 
     def _begin_reading(self, text: str) -> None:
         """Hold the query to one SELECT that writes nothing, whatever the walls before this one said.

@@ -27,8 +27,20 @@ _CONNECT: dict[str, str | bool | int | float | list[str]] = {
 }
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_ (),\[\]\"]*\Z")
 _CSV_OPTIONS = frozenset(
-    {"delim", "quote", "escape", "nullstr", "header", "encoding", "dateformat", "timestampformat", "decimal_separator", "comment", "compression"}
-)  # fmt: skip
+    [
+        "delim",
+        "quote",
+        "escape",
+        "nullstr",
+        "header",
+        "encoding",
+        "dateformat",
+        "timestampformat",
+        "decimal_separator",
+        "comment",
+        "compression",
+    ]
+)
 _CSV_DEFAULTS: dict[str, str | bool | tuple[str, ...]] = {"delim": ",", "quote": '"', "escape": '"', "header": True}
 
 
@@ -91,7 +103,7 @@ def _select(connection: duckdb.DuckDBPyConnection, table: FileTable) -> str:
         f"CAST({name(c)} AS {kind}) AS {name(c)}" if kind and table.format != "csv" else name(c)
         for c, kind in table.columns
     )
-    return f"SELECT {', '.join(columns)} FROM {source}"
+    return f"SELECT {', '.join(columns)} FROM {source}"  # noqa: S608 - quoted names and configured types
 
 
 def _source(connection: duckdb.DuckDBPyConnection, table: FileTable) -> str:
@@ -117,9 +129,8 @@ def _csv_columns(connection: duckdb.DuckDBPyConnection, table: FileTable, option
         found = [column for column, _ in table.columns]
     else:
         try:
-            rows = connection.execute(
-                f"DESCRIBE SELECT * FROM read_csv({text(table.paths[0])}, {options}, all_varchar = true)"
-            ).fetchall()
+            source = f"read_csv({text(table.paths[0])}, {options}, all_varchar = true)"
+            rows = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()  # noqa: S608 - quoted configuration
         except duckdb.Error as error:
             raise error_for(
                 Code.CONFIG_INVALID, "worker: a CSV file cannot be read", detail=type(error).__name__

@@ -10,6 +10,7 @@ import io
 import itertools
 import json
 import pickle
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +19,7 @@ from engine.frames import FRAME_BYTES_MAX, Frame, FrameError, Kind
 from engine.process import Child
 from engine.seats import Seats, error_of
 from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.frozen import frozen
 from tidegate.core.limits import PLAN_DEADLINE_S
 
 ADDRESS_SPACE_BYTES = 1 << 30  # beyond an idle process; a plan of 64 KiB of SQL takes tens of megabytes
@@ -25,10 +27,26 @@ ADDRESS_SPACE_BYTES = 1 << 30  # beyond an idle process; a plan of 64 KiB of SQL
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_MODULES = frozenset({"tidegate", "sqlglot", "datetime", "decimal", "collections", "types", "uuid", "zoneinfo"})
+_MODULES = frozenset({"tidegate", "sqlglot", "datetime", "decimal", "collections", "uuid", "zoneinfo"})
 _BUILTINS = frozenset(
-    {"set", "frozenset", "bytearray", "complex", "range", "slice", "list", "dict", "tuple", "str", "bytes", "int", "float", "bool", "object"}
-)  # fmt: skip
+    [
+        "set",
+        "frozenset",
+        "bytearray",
+        "complex",
+        "range",
+        "slice",
+        "list",
+        "dict",
+        "tuple",
+        "str",
+        "bytes",
+        "int",
+        "float",
+        "bool",
+        "object",
+    ]
+)
 
 
 class PlanningPool:
@@ -137,9 +155,38 @@ class _Reader(pickle.Unpickler):
         self._modules = modules
 
     def find_class(self, module: str, name: str) -> Any:
-        """Resolve a global, from the closed list only."""
+        """Resolve a class, from the closed list only; a function would be called with what the pickle likes."""
+        if module == "copyreg" and name in ("_reconstructor", "__newobj__", "__newobj_ex__"):
+            return super().find_class(module, name)
+        if (module, name) == ("sqlglot.serde", "load"):
+            return _tree
+        if (module, name) == ("tidegate.core.frozen", "frozen"):
+            return frozen
         if (module == "builtins" and name in _BUILTINS) or module.partition(".")[0] in self._modules:
-            return super().find_class(module, name)
-        if (module, name) in (("copyreg", "_reconstructor"), ("copyreg", "__newobj__"), ("copyreg", "__newobj_ex__")):
-            return super().find_class(module, name)
+            found = super().find_class(module, name)  # a dotted name may lead into what the module imports
+            home = found.__module__ if isinstance(found, type) else ""
+            if home.partition(".")[0] in self._modules or (home == "builtins" and found.__name__ in _BUILTINS):
+                return found
         raise pickle.UnpicklingError(f"not allowed: {module}.{name}")
+
+
+def _tree(nodes: Any) -> Any:
+    """Build a sqlglot tree from its pickled form, whose ``load`` would call any function of any module that a node names."""
+    from sqlglot import expressions, serde
+
+    waiting = [nodes]
+    while waiting:
+        for node in waiting.pop() or ():
+            waiting.append(node.get(serde.TYPE))
+            home, _, kind = node.get(serde.CLASS, serde.DATA_TYPE).rpartition(".")
+            if f"{home}.{kind}" == serde.DATA_TYPE:
+                continue
+            module = (
+                sys.modules.get(home or expressions.__name__)
+                if home.startswith(("sqlglot.expressions", "tidegate.sql.")) or not home
+                else None
+            )
+            found = getattr(module, kind, None)
+            if not (isinstance(found, type) and issubclass(found, expressions.Expr)):
+                raise pickle.UnpicklingError("not allowed: a node of another class")
+    return serde.load(nodes)

@@ -19,10 +19,12 @@ _X32_BIT = 0x40000000
 
 # socket socketpair bind listen accept connect accept4 execve execveat ptrace kill tkill process_vm_readv process_vm_writev
 # unshare setns bpf perf_event_open mount add_key request_key keyctl userfaultfd open_by_handle_at
-_NUMBERS = {
-    "x86_64": (0xC000003E, 234, (41, 53, 49, 50, 43, 42, 288, 59, 322, 101, 62, 200, 310, 311, 272, 308, 321, 298, 165, 248, 249, 250, 323, 304)),
-    "aarch64": (0xC00000B7, 131, (198, 199, 200, 201, 202, 203, 242, 221, 281, 117, 129, 130, 270, 271, 97, 268, 280, 241, 40, 217, 218, 219, 282, 265)),
-}  # fmt: skip
+_X86_64 = "41 53 49 50 43 42 288 59 322 101 62 200 310 311 272 308 321 298 165 248 249 250 323 304"
+_AARCH64 = "198 199 200 201 202 203 242 221 281 117 129 130 270 271 97 268 280 241 40 217 218 219 282 265"
+_NUMBERS = {  # machine: (AUDIT_ARCH, tgkill, refused in the order above)
+    "x86_64": (0xC000003E, 234, tuple(map(int, _X86_64.split()))),
+    "aarch64": (0xC00000B7, 131, tuple(map(int, _AARCH64.split()))),
+}
 _COMMON = (424, 425, 434, 438)  # pidfd_send_signal io_uring_setup pidfd_open pidfd_getfd
 
 

@@ -34,7 +34,6 @@ from tidegate.identity import keys
 from tidegate.identity.folder import IdentityFolder, LocalIdentity
 
 SWITCH_INTERVAL_S = 0.0005  # appends beside busy threads: p99 15 ms instead of 145 ms (design house.md, Processes)
-PLANNERS = 2  # one per core of a small machine; a fragment is planned in milliseconds
 
 
 class CurrentIdentity:
@@ -98,7 +97,7 @@ class Node:
         )
         self._engine = self._policy_engine()
         self._point = DecisionPoint(self._engine, clock)
-        self._planning = PlanningPool(PLANNERS, preload=("node.binding",))
+        self._planning = PlanningPool(config.limits.planners, preload=("node.binding",))
         self._workers = WorkerPool(self._sources.worker_spec(config.limits), config.limits.workers)
         self._gate = self._make_gate(record)
         self._status = StatusFile(config.state, clock)

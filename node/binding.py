@@ -6,6 +6,7 @@ The function must be reachable by name in the planning process, which is why it 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from engine.planning import PlanningPool
 from tidegate.core.dataset import Dataset
@@ -40,4 +41,6 @@ class PooledBinder:
         left = min(PLAN_DEADLINE_S, deadline_s)
         if left <= 0:
             raise error_for(Code.QUERY_DEADLINE)
-        return self._pool.run(bind_fragment, sql, dict(schema), parameters, deadline_s=left)
+        # Binding needs names and types; what stewards wrote beside them stays here (and a read-only view does not travel).
+        lean = {name: replace(dataset, extra={}) for name, dataset in schema.items()}
+        return self._pool.run(bind_fragment, sql, lean, parameters, deadline_s=left)

@@ -83,6 +83,7 @@ class DatasetConfig:
 class EngineLimits:
     """What the locked-down workers may use, each."""
 
+    planners: int = 2  # processes that parse fragments: one is enough where few brokers ask, and starts faster
     workers: int = 2  # one query runs in one worker; two keep a small machine busy
     threads: int = 1
     memory_bytes: int = 512 * _MIB  # DuckDB's own limit
@@ -279,6 +280,7 @@ def _stewards(node: _Section) -> tuple[SpiffeId, ...]:
 def _limits(section: _Section) -> EngineLimits:
     usual = EngineLimits()
     limits = EngineLimits(
+        planners=section.number("planners", usual.planners, 1, 16),
         workers=section.number("workers", usual.workers, 1, 64),
         threads=section.number("threads", usual.threads, 1, 64),
         memory_bytes=section.number("memory_mib", usual.memory_bytes // _MIB, 64, 1 << 20) * _MIB,

@@ -265,7 +265,8 @@ class _Session:
         self._line = line
         self._nonce = nonce
         self._heard_s = link._clock.monotonic_s()
-        self._heartbeat_s = WELCOME_DEADLINE_S / SILENCE_BEATS_MAX
+        self._heartbeat_s = HEARTBEAT_S_MAX
+        self._welcomed = threading.Event()
         self._running: dict[str, FragmentOffer] = {}
         self._idle = threading.Condition()
         self._ended = threading.Event()
@@ -289,6 +290,7 @@ class _Session:
                 raise
         finally:
             self._ended.set()
+            self._welcomed.set()
             beating.join()
         if not self._draining:
             raise error_for(Code.CLIENT_UNREACHABLE, "the broker ended the link")
@@ -299,6 +301,7 @@ class _Session:
             if session is not None:
                 raise error_for(Code.WIRE_INVALID, "attach: a second welcome")
             self._heartbeat_s = min(max(heard.heartbeat_s, HEARTBEAT_S_MIN), HEARTBEAT_S_MAX)
+            self._welcomed.set()
             link = self._link
             link._note(attached=True, broker=heard.broker, since=link._clock.now().isoformat(timespec="seconds"))
             link._log.info("attached", broker=heard.broker)
@@ -370,6 +373,10 @@ class _Session:
 
     def _beat(self) -> None:
         """Say that the node lives; end a line on which nothing is heard; renew when due."""
+        if not self._welcomed.wait(WELCOME_DEADLINE_S):
+            self._silent = True
+            self._line.hang_up()
+            return
         count = 0
         while not self._ended.wait(self._heartbeat_s):
             if self._link._clock.monotonic_s() - self._heard_s > self._heartbeat_s * SILENCE_BEATS_MAX:

@@ -182,7 +182,7 @@ class OpaEngine:
         _check_version(client)
         mine = self._bundle.data["tidegate"]
         client.update_or_create_data({"revision": _PUSHING, "overlays": []}, "tidegate/bundle")
-        wanted = {OPA_PREFIX + name: text for name, text in self._bundle.modules.items()}
+        wanted = {OPA_PREFIX + name: text for name, text in _packages(self._bundle.modules).items()}
         for known in client.get_policies_list():
             if known.startswith(OPA_PREFIX) and known not in wanted:
                 client.delete_policy(known)
@@ -196,6 +196,30 @@ class OpaEngine:
         for part in ("vocabulary", "bundle"):
             if client.get_data(f"tidegate/{part}").get("result") != mine[part]:
                 raise EngineError(f"OPA: {part}: does not read back as it was pushed")
+
+
+def _packages(modules: Mapping[str, str]) -> dict[str, str]:
+    """Join the files of each package into one module.
+
+    The server compiles at every push, and a file that calls a function of another file that is not there yet does not
+    compile; a package is whole or not there.
+    """
+    folders: dict[str, list[str]] = {}
+    for name in sorted(modules):
+        folders.setdefault(name.rpartition("/")[0], []).append(modules[name])
+    return {f"{folder}.rego": _joined(texts) for folder, texts in folders.items()}
+
+
+def _joined(texts: list[str]) -> str:
+    """Join Rego files of one package: one package line, each import once, then the bodies in order."""
+    package, imports, bodies = "", dict[str, None](), []
+    for text in texts:
+        lines = text.splitlines()
+        start = next(number for number, line in enumerate(lines) if line.startswith("package "))
+        package = lines[start]
+        imports |= {line: None for line in lines[start + 1 :] if line.startswith("import ")}
+        bodies += [line for line in lines[start + 1 :] if not line.startswith("import ")]
+    return "\n".join([package, "", *imports, "", *bodies]) + "\n"
 
 
 def _translated(call: Callable[[], Any]) -> Any:

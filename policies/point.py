@@ -14,6 +14,7 @@ import jsonschema
 
 from policies.bundle import read_schema
 from policies.engines import Engine, EngineError
+from policies.floor import beneath
 from tidegate.core.clock import Clock, parse_timestamp
 from tidegate.core.dataset import Column, Dataset, DatasetClass
 from tidegate.core.decision import Decision, ResourceDecision
@@ -71,6 +72,7 @@ class DecisionPoint:
         _validate(self._answers, answer["decision"], "decision")
         decision = Decision.from_json(answer["decision"])
         _check(decision, resources)
+        _check_floor(decision, question, resources)
         self._check_obligations(decision)
         return decision
 
@@ -124,6 +126,13 @@ def _check_resource(answer: ResourceDecision, asked: Mapping[str, Any]) -> None:
     if answer.row_filter:
         # The one reader of filters says whether fields exist and values are of their types.
         predicate(answer.row_filter, _stand_in(asked, answer.row_filter), "r")
+
+
+def _check_floor(decision: Decision, question: Mapping[str, Any], resources: Mapping[str, Mapping[str, Any]]) -> None:
+    for ref, answer in decision.resources.items():
+        fault = beneath(question, resources[ref], answer) if answer.allow else ""
+        if fault:
+            raise _unavailable(f"answer: gives {fault}")
 
 
 def _stand_in(asked: Mapping[str, Any], row_filter: Mapping[str, Any]) -> Dataset:

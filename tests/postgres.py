@@ -124,9 +124,10 @@ def postgres_url() -> str | None:
     return url
 
 
-def fresh_database(server_url: str) -> str:
-    """Make an empty database on the server and give its URL."""
+def fresh_database(server_url: str, *, template: str = "template1") -> str:
+    """Make a database on the server, empty or a copy of another one, and give its URL."""
     name = f"t{secrets.token_hex(8)}"
     with psycopg.connect(server_url, autocommit=True) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+        connection.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
     return f"{server_url.rpartition('/')[0]}/{name}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -55,9 +57,34 @@ def database_url(kind: str, folder: Path) -> str:
     return fresh_database(server)
 
 
+@functools.cache
+def _postgres_template() -> str:
+    """Make the tables once for each test process; every test gets a copy of them."""
+    server = postgres_url()
+    assert server is not None
+    url = fresh_database(server)
+    open_database(url).dispose()
+    return url.rpartition("/")[2]
+
+
+@functools.cache
+def _sqlite_template() -> bytes:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "catalogue.db"
+        open_database(f"sqlite:///{path}").dispose()
+        return path.read_bytes()  # the last connection has put the WAL into the file
+
+
 @contextmanager
 def opened(kind: str, folder: Path) -> Iterator[Engine]:
-    engine = open_database(database_url(kind, folder))
+    """Open a catalogue's database that is empty save for its tables."""
+    server = postgres_url() if kind == "postgresql" else None
+    copied = server is not None
+    url = fresh_database(str(server), template=_postgres_template()) if copied else database_url(kind, folder)
+    if kind == "sqlite":
+        (folder / "catalogue.db").write_bytes(_sqlite_template())
+        (folder / "catalogue.db").chmod(0o600)
+    engine = open_database(url)
     try:
         yield engine
     finally:

@@ -45,7 +45,8 @@ FORBIDDEN: dict[str, str] = {
     "stdin": "SELECT * FROM read_csv('/dev/stdin')",
     "device": "SELECT * FROM read_blob('/dev/urandom')",
     "through query": "SELECT * FROM query('SELECT * FROM read_text(''{f}/canary.csv'')')",
-    "through serialized": "SELECT * FROM json_execute_serialized_sql(json_serialize_sql('SELECT * FROM read_text(''{f}/canary.csv'')'))",
+    "through serialized": "SELECT * FROM json_execute_serialized_sql("
+    "json_serialize_sql('SELECT * FROM read_text(''{f}/canary.csv'')'))",
     "in a subquery": "SELECT (SELECT content FROM read_text('{f}/canary.csv')) AS c0",
     "in exists": "SELECT 1 AS c0 WHERE EXISTS (SELECT * FROM read_csv('{f}/canary.csv'))",
     "in a cte": "WITH c AS (SELECT * FROM read_csv('{f}/canary.csv')) SELECT * FROM c",
@@ -120,11 +121,13 @@ RESOURCES: dict[str, str] = {
     "sleep": "SELECT sleep_ms(60000) AS c0",
     "sleep folded": "SELECT 1 AS c0 WHERE sleep_ms(60000) IS NULL",
     "levenshtein": "SELECT levenshtein(repeat('a', 300000), repeat('b', 300000)) AS c0",
-    "regex": "SELECT count(*) AS c0 FROM range(1000000000) AS r(i) WHERE regexp_matches(repeat('a', 1000) || CAST(i AS VARCHAR), '(a+)+b')",
+    "regex": "SELECT count(*) AS c0 FROM range(1000000000) AS r(i) "
+    "WHERE regexp_matches(repeat('a', 1000) || CAST(i AS VARCHAR), '(a+)+b')",
     "sort": "SELECT i AS c0 FROM range(2000000000) AS r(i) ORDER BY hash(i)",
     "group": "SELECT i AS c0, count(*) AS c1 FROM range(2000000000) AS r(i) GROUP BY i",
     "window": "SELECT sum(i) OVER (ORDER BY hash(i)) AS c0 FROM range(2000000000) AS r(i)",
-    "factorial": "SELECT list_sum([CAST(a AS DOUBLE) * b FOR a IN range(100000) IF a > 0]) AS c0 FROM range(1000000000) AS r(b)",
+    "factorial": "SELECT list_sum([CAST(a AS DOUBLE) * b FOR a IN range(100000) IF a > 0]) AS c0 "
+    "FROM range(1000000000) AS r(b)",
     "rows": "SELECT i AS c0 FROM range(100000000000) AS r(i)",
     "nested lists": "SELECT len(flatten([range(20000000) FOR x IN range(100)])) AS c0",
     "printf": "SELECT len(printf('%2000000000d', 1)) AS c0",

@@ -120,7 +120,7 @@ class TestRevocation:
         digest = token_of(directory, clock, "t")
         directory.revoke(identity=NODE, reason="stolen")
         assert directory.is_denied("a1", NODE)
-        assert directory.is_denied("never-seen".encode().hex()[:20], NODE)
+        assert directory.is_denied(b"never-seen".hex()[:20], NODE)
         assert not directory.is_denied("a2", ANALYST)
         assert directory.take_token(digest) is None
         refused(Code.ID_REVOKED, certify, directory, clock, "a3", NODE)

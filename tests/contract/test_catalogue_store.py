@@ -437,8 +437,10 @@ def test_a_url_that_is_none_of_ours_is_refused(url: str) -> None:
 
 
 def test_the_file_is_private_and_durable(tmp_path: Path) -> None:
-    with opened("sqlite", tmp_path) as engine, reading(engine) as connection:
+    engine = open_database(database_url("sqlite", tmp_path))
+    with reading(engine) as connection:
         assert (tmp_path / "catalogue.db").stat().st_mode & 0o777 == 0o600
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar() == 1
+    engine.dispose()

@@ -14,7 +14,21 @@ import duckdb
 import pytest
 
 from tests.fakes.differential_queries import GROUPS, Question
-from tests.fakes.sql_world import COLUMNS, ROWS, Decide, Table, World, comparable, decide, hmac_text, load, rows_of, small_world, view, whole
+from tests.fakes.sql_world import (
+    COLUMNS,
+    ROWS,
+    Decide,
+    Table,
+    World,
+    comparable,
+    decide,
+    hmac_text,
+    load,
+    rows_of,
+    small_world,
+    view,
+    whole,
+)
 from tidegate.core.decision import ColumnRule, Mask, ResourceDecision
 from tidegate.core.errors import TidegateError
 

@@ -1,4 +1,4 @@
-"""The locked worker stands alone: with no allow-list before it, nothing of the machine is read, written, reached or exhausted."""
+"""The locked worker alone: with no allow-list before it, nothing of the machine is read, written, reached or exhausted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,23 @@ CANARY = "CANARY-7f3a"
 INPUT = pa.table({"a": [1, 2, 3]})
 ENDS_BADLY = {Code.JOIN_FAILED, Code.JOIN_LIMIT, Code.QUERY_DEADLINE}
 MAY_FIT = {"deep", "deep functions", "printf", "format"}  # these only must not take the worker's neighbours with them
-READERS = ("text", "blob", "blob list", "csv", "csv auto", "json", "parquet", "database file", "replacement csv", "replacement quoted", "through query", "through serialized", "in a subquery", "in a cte", "in a lateral")  # fmt: skip
+READERS = (
+    "text",
+    "blob",
+    "blob list",
+    "csv",
+    "csv auto",
+    "json",
+    "parquet",
+    "database file",
+    "replacement csv",
+    "replacement quoted",
+    "through query",
+    "through serialized",
+    "in a subquery",
+    "in a cte",
+    "in a lateral",
+)
 
 
 @dataclass

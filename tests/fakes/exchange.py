@@ -1,4 +1,4 @@
-"""A small exchange for tests of identity: real CA, real directory in SQLite, real listeners; and a forge for bad certificates."""
+"""A small exchange for tests of identity: real CA, directory in SQLite, listeners; and a forge for bad certificates."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -72,11 +73,16 @@ class SmallExchange:
     enrolment_address: str = "127.0.0.1:3"
     entries: list[Mapping[str, Any]] = field(default_factory=list)
     refused: list[RefusedIdentity] = field(default_factory=list)
+    logged: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ids = SystemIds()
         self.info = ExchangeInfo(EXCHANGE, self.callers, self.nodes, self.enrolment_address, "log.example", "key")
-        self.authority = Authority.create(self.folder / "ca", EXCHANGE, self.clock)
+        made = ManualClock(
+            self.clock.now() - timedelta(days=40)
+        )  # so that leafs of the past have an issuer of their time
+        Authority.create(self.folder / "ca", EXCHANGE, made)
+        self.authority = Authority.load(self.folder / "ca", self.clock)
         self.members = MemberDirectory(open_database(f"sqlite:///{self.folder / 'members.db'}"), self.clock)
         self.identify = Identify(exchange=EXCHANGE, directory=self.members, clock=self.clock)
         self.open_calls = OpenCalls(identify=self.identify, directory=self.members, clock=self.clock)
@@ -88,6 +94,15 @@ class SmallExchange:
             record=self.record,
             exchange=self.info,
         )
+
+    def log(self) -> Any:
+        """Give a logger that keeps its lines in ``logged``, whatever the process has configured."""
+
+        def keep(logger: Any, method: str, event: Any) -> Any:
+            self.logged.append(repr(event))
+            raise structlog.DropEvent
+
+        return structlog.wrap_logger(None, processors=[structlog.processors.format_exc_info, keep])
 
     def record(self, entry: Mapping[str, Any]) -> None:
         self.entries.append(entry)
@@ -101,6 +116,7 @@ class SmallExchange:
             kinds=frozenset(kinds),
             limits=limits,
             refused=self.refused.append,
+            log=self.log(),
         )
 
     def member(
@@ -160,9 +176,7 @@ def forged_leaf(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now.replace(microsecond=0) + start)
         .not_valid_after(now.replace(microsecond=0) + end)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False
-        )
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
     )
     extensions: dict[str, tuple[x509.ExtensionType, bool]] = {
         "san": (x509.SubjectAlternativeName(names), True),
@@ -202,6 +216,7 @@ def running_exchange(
     nodes: Sequence[Register] = (),
     limits: CallLimits | None = None,
     callers_threads: int = 16,
+    broker_lifetime: timedelta = timedelta(hours=24),
 ) -> Iterator[RunningExchange]:
     addresses = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     exchange = SmallExchange(folder, clock or SystemClock(), *addresses)
@@ -212,6 +227,7 @@ def running_exchange(
         clock=exchange.clock,
         ip_addresses=("127.0.0.1",),
         dns_names=("localhost",),
+        lifetime=broker_lifetime,
     )
     guard = exchange.guard(IdentityKind.SERVICE, IdentityKind.PERSON, limits=limits)
     nodes_guard = exchange.guard(IdentityKind.NODE)
@@ -239,7 +255,9 @@ def running_exchange(
             [_bound(item, nodes_guard) for item in nodes],
         ),
         Listener(
-            enrolment_listener(addresses[2], broker.enrolment_credentials(), Porch(ids=exchange.ids)),
+            enrolment_listener(
+                addresses[2], broker.enrolment_credentials(), Porch(ids=exchange.ids, log=exchange.log())
+            ),
             [lambda server: add_enrolment(enrolment_service, server)],
         ),
     )

@@ -82,7 +82,7 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
         self.heartbeat_s = heartbeat_s
         self.sessions: queue.SimpleQueue[Attached] = queue.SimpleQueue()
         self.deliveries: queue.SimpleQueue[Received | common_pb2.ErrorDetail] = queue.SimpleQueue()
-        self.refuse_attach: grpc.StatusCode | None = None
+        self.silent = False
         self.running: RunningExchange
         self.guard: Guard
         self.ids = SystemIds()
@@ -91,8 +91,6 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
     # --- the service
 
     def Attach(self, request_iterator: Iterator[Up], context: grpc.ServicerContext) -> Iterator[Down]:
-        if self.refuse_attach is not None:
-            context.abort(self.refuse_attach, "not now")
         hello = next(request_iterator).hello
         session = Attached(hello, caller=self.guard.caller(context))
         listener = threading.Thread(target=self._listen, args=(request_iterator, session), daemon=True)
@@ -100,7 +98,15 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
         version = common_pb2.Version(protocol=1)
         yield Down(welcome=node_service_pb2.Welcome(version=version, broker=self.spiffe, heartbeat_s=self.heartbeat_s))
         self.sessions.put(session)
-        while (message := session.down.get()) is not None:
+        while True:
+            try:
+                message = session.down.get(timeout=self.heartbeat_s)
+            except queue.Empty:
+                if not self.silent:
+                    yield Down(heartbeat=node_service_pb2.Heartbeat(count=1))
+                continue
+            if message is None:
+                return
             yield message
 
     def _listen(self, messages: Iterator[Up], session: Attached) -> None:
@@ -153,6 +159,11 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
         folder = IdentityFolder(path)
         folder.save(self.member(IdentityKind.NODE, member, name, **choices))
         return folder
+
+    def forget_sessions(self) -> None:
+        """Forget the attachments of nodes that are gone."""
+        while not self.sessions.empty():
+            self.sessions.get()
 
     def attached(self) -> Attached:
         return self.sessions.get(timeout=WAIT_S)

@@ -228,8 +228,9 @@ def load(database: duckdb.DuckDBPyConnection, item: Table, name: str = "") -> No
     database.execute(f'CREATE SCHEMA IF NOT EXISTS "{department}"')
     database.execute(f'CREATE TABLE "{department}"."{own}" ({columns})')
     if item.rows:
-        marks = ", ".join("?" for _ in item.dataset.columns)
-        database.executemany(f'INSERT INTO "{department}"."{own}" VALUES ({marks})', [list(row) for row in item.rows])
+        marks = "(" + ", ".join("?" for _ in item.dataset.columns) + ")"
+        values = [value for row in item.rows for value in row]
+        database.execute(f'INSERT INTO "{department}"."{own}" VALUES {", ".join(marks for _ in item.rows)}', values)
 
 
 def view(database: duckdb.DuckDBPyConnection, name: str, parts: Sequence[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -208,9 +209,7 @@ def test_a_caller_renews_over_its_link(world: World, kind: IdentityKind) -> None
 
 def test_a_node_that_was_off_for_two_days_comes_back_by_itself(world: World, tmp_path: Path) -> None:
     node = world.exchange.member(IdentityKind.NODE, name="slept")
-    slept = world.exchange.forge(
-        [str(node.spiffe)], start=timedelta(hours=-72), end=timedelta(hours=-48), key=node.key
-    )
+    slept = world.exchange.forge([str(node.spiffe)], start=timedelta(hours=-72), end=timedelta(hours=-48), key=node.key)
     folder = IdentityFolder(tmp_path)
     folder.save(slept)
     assert refused(world.channel, folder.load()).code is Code.ID_CERTIFICATE_EXPIRED
@@ -325,7 +324,7 @@ def test_a_revoked_certificate_on_an_open_channel_is_refused_at_once_and_recorde
 # --- what leaves the house --------------------------------------------------------------------------------------------
 
 
-def test_no_failure_says_more_than_it_should(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_failure_says_more_than_it_should(world: World) -> None:
     with world.channel(world.exchange.member()) as channel:
         for method in ("Fail", "Refuse", "Abort", "FailLate"):
             call = channel.unary_stream(f"/test.Probe/{method}")(b"", timeout=DEADLINE_S)
@@ -334,8 +333,7 @@ def test_no_failure_says_more_than_it_should(world: World, capsys: pytest.Captur
             text = repr(caught.value) + repr(caught.value.trailing_metadata())
             for secret in ("4711", "/srv", "Traceback", ".py", "private detail", "ValueError"):
                 assert secret not in text, (method, secret)
-    logged = capsys.readouterr().out
-    assert "4711" in logged  # the operator sees what the caller does not
+    assert "4711" in "".join(world.exchange.logged)  # the operator sees what the caller does not
 
 
 def test_an_internal_error_has_an_id(world: World) -> None:
@@ -366,15 +364,23 @@ def test_every_arity_works_behind_the_guard(world: World) -> None:
 GARBAGE = [b"\xff\xff\xff\xff", b"\x0a\xff\xff\xff\xff\x0f", b"\x00", b"\x0a\x02\xff\xfe"]
 
 
-@pytest.mark.parametrize("raw", GARBAGE)
-@pytest.mark.parametrize("method", ["AddMember", "ListMembers", "Revoke", "SetRoles", "RenewCertificate", "WhoAmI"])
+METHODS = ["AddMember", "ListMembers", "Revoke", "SetRoles", "RenewCertificate", "WhoAmI"]
+# The last of the garbage is a field that two of the messages do not know, which protobuf lets pass.
+PAIRS = [
+    (method, raw)
+    for method in METHODS
+    for raw in GARBAGE
+    if (method[0], raw) not in {("L", GARBAGE[3]), ("W", GARBAGE[3])}
+]
+
+
+@pytest.mark.parametrize(("method", "raw"), PAIRS)
 def test_garbage_gets_a_clean_status(world: World, method: str, raw: bytes) -> None:
     operator = world.exchange.member(name="operator", roles=["operator"])
     with world.channel(operator) as channel, pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary(f"/tidegate.v1.MemberService/{method}")(raw, timeout=DEADLINE_S)
-        pytest.skip("these bytes are a message of this method")
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert from_rpc_error(caught.value).code in (Code.WIRE_INVALID, Code.CAT_INVALID)
+    assert from_rpc_error(caught.value).code is Code.WIRE_INVALID
 
 
 @pytest.mark.parametrize("raw", [*GARBAGE, b""])
@@ -412,6 +418,7 @@ def test_long_calls_leave_room_for_short_ones(world: World) -> None:
         world.probe.release.set()
         assert [item.result() for item in held] == [b"held"] * 4
         assert ask(elsewhere, "Hold") == b"held"
+        assert world.probe.started.get(timeout=DEADLINE_S) == "hold"
 
 
 # --- streams end in time ----------------------------------------------------------------------------------------------
@@ -515,8 +522,7 @@ def test_a_call_that_is_over_is_forgotten(world: World) -> None:
         assert world.probe.started.get(timeout=DEADLINE_S) == "wait"
         call.cancel()
         assert world.probe.gone.get(timeout=DEADLINE_S) == "wait"
-    assert isinstance(world.exchange.open_calls, object)
-    assert not any(isinstance(call, OpenCall) for call in _open(world.exchange))
+    assert _open(world.exchange) == []
 
 
 def _open(exchange: SmallExchange) -> list[OpenCall]:
@@ -535,7 +541,10 @@ def test_only_an_operator_touches_members(world: World) -> None:
     with world.channel(analyst) as channel:
         stub = member_service_pb2_grpc.MemberServiceStub(channel)
         for call, request in (
-            (stub.AddMember, member_service_pb2.AddMemberRequest(member="x", kind="node", name="n", idempotency_key="k")),
+            (
+                stub.AddMember,
+                member_service_pb2.AddMemberRequest(member="x", kind="node", name="n", idempotency_key="k"),
+            ),
             (stub.ListMembers, member_service_pb2.ListMembersRequest()),
             (stub.Revoke, member_service_pb2.RevokeRequest(member="health", reason="r", idempotency_key="k")),
             (stub.SetRoles, member_service_pb2.SetRolesRequest(identity=str(analyst.spiffe), idempotency_key="k")),
@@ -598,8 +607,14 @@ def test_a_write_needs_an_idempotency_key_and_a_known_identity(world: World) -> 
             assert from_rpc_error(caught.value).code is code
 
 
-def test_the_listeners_show_a_renewed_certificate_without_a_restart(world: World) -> None:
-    before = world.running.broker.handshakes
-    with world.channel(world.exchange.member()) as channel:
-        assert ask(channel, "Who")
-    assert world.running.broker.handshakes > before
+def test_the_listeners_show_a_renewed_certificate_without_a_restart(tmp_path: Path) -> None:
+    """A broker's certificate past the half of its life is replaced at the next handshake, and clients go on."""
+    with running_exchange(tmp_path, broker_lifetime=timedelta(minutes=4)) as running:  # backdated by five: always due
+        address, port = joining.split_address(running.exchange.info.enrolment)
+        shown = {ssl.get_server_certificate((address, port)) for _ in range(3)}
+        assert len(shown) == 3
+        assert running.broker.handshakes >= 3
+        identity = running.exchange.member()
+        for _ in range(2):
+            with open_channel(running.exchange.info.callers, identity) as channel:
+                assert who_am_i(channel).identity == str(identity.spiffe)

@@ -44,20 +44,21 @@ class Result:
     @property
     def outcome(self) -> Receipt:
         """The receipt of the outcome; there once the answer was read to its end."""
-        return Receipt(self._finished.receipt, self._verifier_key, self.request_id, self._prove)
+        return Receipt(self.finished.receipt, self._verifier_key, self.request_id, self._prove)
 
     @property
     def report(self) -> list[dict[str, Any]]:
         """What each department's part was: rows, bytes, time; there once the answer was read to its end."""
-        return self._finished.report
+        return self.finished.report
 
     @property
     def suppressed_groups(self) -> int:
         """How many groups were held back because too few subjects were in them."""
-        return self._finished.suppressed_groups
+        return self.finished.suppressed_groups
 
     @property
-    def _finished(self) -> FinishedFacts:
+    def finished(self) -> FinishedFacts:
+        """The last word of the answer: counts and digest; reads the answer to its end."""
         if self._stream.finished is None:
             self.to_arrow()
         if self._stream.finished is None:
@@ -113,7 +114,7 @@ class Result:
         Raises:
             IntegrityError: AUDIT_VERIFICATION.
         """
-        done = self._finished
+        done = self.finished
         self.receipt.verify()
         outcome = self.outcome
         outcome.verify()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from tidegate.core.canonical import CanonicalBytes, canonical
 from tidegate.core.errors import Code, error_for
+from tidegate.core.frozen import frozen
 from tidegate.core.names import DatasetName, is_purpose
 
 
@@ -76,7 +76,18 @@ class Agreement:
     def to_question(self) -> dict[str, Any]:
         """Give the object of ``agreements`` in a policy question."""
         document = self.to_json()
-        keys = ("id", "dataset", "grantee", "purposes", "legal_basis", "columns", "mode", "min_group_size", "row_filter", "expires_at")
+        keys = (
+            "id",
+            "dataset",
+            "grantee",
+            "purposes",
+            "legal_basis",
+            "columns",
+            "mode",
+            "min_group_size",
+            "row_filter",
+            "expires_at",
+        )
         return {key: document[key] for key in keys}
 
     def signed_bytes(self) -> CanonicalBytes:
@@ -104,7 +115,7 @@ class Agreement:
                 columns=tuple(str(item) for item in data["columns"]),
                 mode=str(data["mode"]),
                 min_group_size=int(data["min_group_size"]),
-                row_filter=MappingProxyType(data["row_filter"]),
+                row_filter=frozen(data["row_filter"]),
                 issued_at=str(data["issued_at"]),
                 expires_at=str(data["expires_at"]),
                 granted_by=str(data["granted_by"]),

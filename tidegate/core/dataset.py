@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from types import MappingProxyType
 from typing import Any
 
 from tidegate.core.errors import Code, error_for
+from tidegate.core.frozen import frozen
 from tidegate.core.names import DatasetName, is_strict_name
 
 SENSITIVITIES = ("public", "internal", "restricted", "secret")
@@ -83,7 +83,7 @@ class Dataset:
     licence: str = ""
     withdrawn: bool = False
     hidden_from: tuple[str, ...] = ()
-    extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    extra: Mapping[str, str] = field(default_factory=lambda: frozen({}))
 
     def __post_init__(self) -> None:
         """Check what the fields promise each other."""
@@ -164,7 +164,7 @@ class Dataset:
                 licence=str(data.get("licence", "")),
                 withdrawn=bool(data.get("withdrawn", False)),
                 hidden_from=tuple(str(member) for member in data.get("hidden_from", ())),
-                extra=MappingProxyType({str(key): str(value) for key, value in dict(data.get("extra", {})).items()}),
+                extra=frozen({str(key): str(value) for key, value in dict(data.get("extra", {})).items()}),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise error_for(Code.CAT_INVALID, "dataset: a field is missing or of the wrong type") from error

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any, Literal
 
 from tidegate.core.errors import Code, Reason, error_for
+from tidegate.core.frozen import frozen
 
 Access = Literal["plain", "masked", "deny"]
 Mode = Literal["closed", "aggregate_at_home", "aggregate", "match", "rows"]
 MODES: tuple[Mode, ...] = ("closed", "match", "aggregate_at_home", "aggregate", "rows")  # strictest first
 MASKS = ("null", "constant", "hash", "pseudonym", "truncate_date", "bucket", "last_n", "redact")
-MASK_ARGUMENTS: Mapping[str, frozenset[str]] = MappingProxyType(
+MASK_ARGUMENTS: Mapping[str, frozenset[str]] = frozen(
     {
         "null": frozenset(),
         "constant": frozenset({"value"}),
@@ -168,7 +168,7 @@ class Decision:
 
     def only(self, refs: tuple[str, ...]) -> Decision:
         """Give the part of the answer that concerns these resources."""
-        return replace(self, resources=MappingProxyType({ref: self.resources[ref] for ref in refs}))
+        return replace(self, resources=frozen({ref: self.resources[ref] for ref in refs}))
 
     @classmethod
     def from_json(cls, data: Any) -> Decision:
@@ -225,7 +225,7 @@ def _decision(data: Any) -> Decision:
     return Decision(
         allow=_bool(data["allow"]),
         reasons=tuple(_reason(item) for item in data["reasons"]),
-        resources=MappingProxyType({_text(ref): _resource(item) for ref, item in data["resources"].items()}),
+        resources=frozen({_text(ref): _resource(item) for ref, item in data["resources"].items()}),
         obligations=Obligations(times[0], times[1], _bool(duty["watermark"]), _bool(duty["notify_owner"])),
     )
 
@@ -241,8 +241,8 @@ def _resource(data: Any) -> ResourceDecision:
         raise TypeError("row_filter: expected an object; null means deny")
     return ResourceDecision(
         allow=_bool(data["allow"]),
-        row_filter=MappingProxyType(dict(data["row_filter"])),
-        columns=MappingProxyType({_text(name): _rule(item) for name, item in data["columns"].items()}),
+        row_filter=frozen(dict(data["row_filter"])),
+        columns=frozen({_text(name): _rule(item) for name, item in data["columns"].items()}),
         constraints=_constraints(data["constraints"]),
     )
 
@@ -280,7 +280,7 @@ def _mask(data: Any) -> Mask:
         key = _text(arguments["key"])
         if key not in ("node", "recipient") and not key.startswith("shared:"):
             raise ValueError("key")
-    return Mask(kind, MappingProxyType(arguments))
+    return Mask(kind, frozen(arguments))
 
 
 def _constraints(data: Any) -> Constraints:
@@ -325,7 +325,7 @@ def intersect(first: Decision, second: Decision) -> Decision:
     return Decision(
         allow=first.allow and second.allow and not missing and all(item.allow for item in resources.values()),
         reasons=reasons,
-        resources=MappingProxyType(resources),
+        resources=frozen(resources),
         obligations=Obligations(
             expires_at=min(expiries) if expiries else None,
             cache_until=None if None in caches else min(time for time in caches if time is not None),
@@ -340,7 +340,7 @@ def _intersect_resource(first: ResourceDecision, second: ResourceDecision) -> Re
     return ResourceDecision(
         allow=first.allow and second.allow,
         row_filter=_and_filters(first.row_filter, second.row_filter),
-        columns=MappingProxyType({name: _intersect_rule(first.columns[name], second.columns[name]) for name in names}),
+        columns=frozen({name: _intersect_rule(first.columns[name], second.columns[name]) for name in names}),
         constraints=_intersect_constraints(first.constraints, second.constraints),
     )
 
@@ -348,8 +348,8 @@ def _intersect_resource(first: ResourceDecision, second: ResourceDecision) -> Re
 def _and_filters(first: Mapping[str, Any], second: Mapping[str, Any]) -> Mapping[str, Any]:
     filters = [dict(item) for item in (first, second) if item]
     if len(filters) == 2 and filters[0] != filters[1]:
-        return MappingProxyType({"type": "compound", "operator": "and", "value": filters})
-    return MappingProxyType(filters[0] if filters else {})
+        return frozen({"type": "compound", "operator": "and", "value": filters})
+    return frozen(filters[0] if filters else {})
 
 
 def _intersect_rule(first: ColumnRule, second: ColumnRule) -> ColumnRule:

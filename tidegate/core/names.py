@@ -67,7 +67,9 @@ class DatasetName:
     def __post_init__(self) -> None:
         """Hold both parts to the strict class."""
         if not (is_strict_name(self.department) and is_strict_name(self.name)):
-            raise error_for(Code.CAT_INVALID, "dataset name: expected department.dataset of letters, digits, underscore")
+            raise error_for(
+                Code.CAT_INVALID, "dataset name: expected department.dataset of letters, digits, underscore"
+            )
 
     @classmethod
     def parse(cls, text: str) -> DatasetName:

@@ -38,7 +38,10 @@ def encode(value: Value) -> dict[str, Any]:
         case bytes():
             return {"t": "x", "v": value.hex()}
         case datetime():
-            return {"t": "N" if value.tzinfo is None else "Z", "v": (value if value.tzinfo is None else value.astimezone(UTC)).isoformat()}
+            return {
+                "t": "N" if value.tzinfo is None else "Z",
+                "v": (value if value.tzinfo is None else value.astimezone(UTC)).isoformat(),
+            }
         case date():
             return {"t": "D", "v": value.isoformat()}
         case time():

@@ -144,6 +144,8 @@ def _check_profile(certificate: x509.Certificate) -> None:
     key = certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise invalid("expected a P-256 key")
+    if certificate.serial_number <= 0:
+        raise invalid("expected a positive serial number")  # RFC 5280 4.1.2.2; the deny-list goes by it
     if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA256:
         raise invalid("expected a signature of ECDSA with SHA-256")
     try:
@@ -223,18 +225,21 @@ def make_csr(key: PrivateKey) -> bytes:
 def csr_public_key(csr_pem: bytes) -> PublicKey:
     """Read a request: the proof of possession must hold and the key must be P-256. Whatever else it asks is ignored.
 
+    Raises:
+        CallerError: WIRE_INVALID.
+
     Trust: anybody may have written it.
     """
     if len(csr_pem) > PEM_BYTES_MAX:
-        raise invalid("the signing request is too large")
+        raise error_for(Code.WIRE_INVALID, "signing request: it is too large")
     try:
         request = x509.load_pem_x509_csr(csr_pem)
         proven = request.is_signature_valid
         key = request.public_key()
     except UNREADABLE as error:
-        raise invalid("the signing request cannot be read") from error
+        raise error_for(Code.WIRE_INVALID, "signing request: it cannot be read") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise invalid("the signing request: expected a P-256 key")
+        raise error_for(Code.WIRE_INVALID, "signing request: expected a P-256 key")
     if not proven:
-        raise invalid("the signing request is not signed by its key")
+        raise error_for(Code.WIRE_INVALID, "signing request: it is not signed by its key")
     return key

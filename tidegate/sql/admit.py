@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import Token, TokenType
+from sqlglot.tokenizer_core import Token, TokenType
 
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import SQL_BYTES_MAX, SQL_CTES_MAX, SQL_DEPTH_MAX, SQL_JOINS_MAX

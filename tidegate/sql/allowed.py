@@ -8,6 +8,7 @@ from types import MappingProxyType
 from sqlglot import exp
 
 _MODIFIERS = ("with_", "order", "limit", "offset")
+_CLAUSES = ("expressions", "distinct", "from_", "joins", "where", "group", "having", "qualify", "windows")
 _PAIR = ("this", "expression")
 
 _ROWS: tuple[tuple[tuple[type[exp.Expr], ...], tuple[str, ...]], ...] = (
@@ -71,6 +72,7 @@ _ROWS: tuple[tuple[tuple[type[exp.Expr], ...], tuple[str, ...]], ...] = (
     ((exp.StrPosition,), ("this", "substr")),
     ((exp.Bracket,), ("this", "expressions")),
     ((exp.ToMap,), ("this",)),
+    ((exp.Map,), ("keys", "values")),
     # calls
     ((exp.Anonymous,), ("this", "expressions")),
     ((exp.Lambda,), ("this", "expressions")),

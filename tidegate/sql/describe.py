@@ -15,51 +15,18 @@ from sqlglot import exp
 from tidegate.core.names import DatasetName
 from tidegate.sql.model import Leaf, Role
 from tidegate.sql.nodes import Call
+from tidegate.sql.words import words
 
 Origin = tuple[str, str]  # (ref, column)
 Origins = frozenset[Origin]
 NOTHING: Origins = frozenset()
-SUMMARIES = frozenset(
-    [
-        "count",
-        "count_star",
-        "count_if",
-        "countif",
-        "sum",
-        "avg",
-        "mean",
-        "stddev",
-        "stddev_pop",
-        "stddev_samp",
-        "var_pop",
-        "var_samp",
-        "variance",
-        "corr",
-        "covar_pop",
-        "covar_samp",
-        "regr_avgx",
-        "regr_avgy",
-        "regr_count",
-        "regr_intercept",
-        "regr_r2",
-        "regr_slope",
-        "regr_sxx",
-        "regr_sxy",
-        "regr_syy",
-        "skewness",
-        "kurtosis",
-        "kurtosis_pop",
-        "entropy",
-        "approx_count_distinct",
-        "product",
-        "geomean",
-        "geometric_mean",
-        "fsum",
-        "favg",
-        "kahan_sum",
-        "sumkahan",
-        "sem",
-    ]
+SUMMARIES = words(
+    """
+    count count_star count_if countif sum avg mean stddev stddev_pop stddev_samp var_pop var_samp variance
+    corr covar_pop covar_samp regr_avgx regr_avgy regr_count regr_intercept regr_r2 regr_slope regr_sxx
+    regr_sxy regr_syy skewness kurtosis kurtosis_pop entropy approx_count_distinct product geomean
+    geometric_mean fsum favg kahan_sum sumkahan sem
+    """
 )
 """Aggregates whose value is none of their arguments' values; the others (max, list, mode ...) also hand a value out."""
 

@@ -44,10 +44,28 @@ def _binary(ctx: Context, node: exp.Expr, env: Env) -> exp.Expr:
     while isinstance(chain[-1].this, type(node)):
         chain.append(chain[-1].this)
         ctx.count()
+    for link in chain:
+        _check_precedence(link)
     made = bind(ctx, chain[-1].this, env)
     for link in reversed(chain):
         made = type(node)(this=made, expression=bind(ctx, link.args["expression"], env))
     return made
+
+
+_BITWISE = (exp.BitwiseAnd, exp.BitwiseOr, exp.BitwiseLeftShift, exp.BitwiseRightShift)
+
+
+def _check_precedence(node: exp.Expr) -> None:
+    """Refuse the two mixtures that sqlglot and DuckDB read differently (found by tests/property/test_sql_precedence.py).
+
+    DuckDB takes ``~ a + b`` for ``~ (a + b)`` and ``a || b & c`` for ``(a || b) & c``; with parentheses both agree.
+    """
+    sides = (node.this, node.args["expression"])
+    if isinstance(node.this, exp.BitwiseNot):
+        raise not_allowed("~ beside another operator without parentheses")
+    mixed = isinstance(node, exp.DPipe) and any(isinstance(side, _BITWISE) for side in sides)
+    if mixed or (isinstance(node, _BITWISE) and any(isinstance(side, exp.DPipe) for side in sides)):
+        raise not_allowed("|| beside a bitwise operator without parentheses")
 
 
 def _unary(ctx: Context, node: exp.Expr, env: Env) -> exp.Expr:
@@ -279,10 +297,7 @@ def _map(ctx: Context, node: exp.Expr, env: Env) -> exp.Expr:
     # sqlglot hangs ``MAP {...}['x']`` together as MAP of ({...}['x']); DuckDB reads (MAP {...})['x'], and so do we
     inner = node.this
     if isinstance(inner, exp.Bracket | exp.Dot):
-        bottom = inner
-        while isinstance(bottom.this, exp.Bracket | exp.Dot):
-            bottom = bottom.this
-        turned = inner.copy() if bottom is inner else inner.copy()
+        turned = inner.copy()
         place = turned
         while isinstance(place.this, exp.Bracket | exp.Dot):
             place = place.this
@@ -371,6 +386,7 @@ _BINDERS: dict[type[exp.Expr], Binder] = {
     exp.Tuple: _tuple,
     exp.Struct: _struct,
     exp.ToMap: _map,
+    exp.Map: _reordered("map", "keys", "values"),
     exp.Bracket: _bracket,
     exp.Anonymous: _call,
     exp.Window: _call,

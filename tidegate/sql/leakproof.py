@@ -7,7 +7,9 @@ the column's own family; and a few functions that are total over what they accep
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from datetime import datetime
 from typing import TypeAlias
 
 from sqlglot import exp
@@ -19,6 +21,10 @@ from tidegate.sql.lineage import Lineage
 from tidegate.sql.model import BoundQuery, Schema
 
 Kind: TypeAlias = "Family | None"
+
+_DIGITS_MAX = 18  # of a constant: a longer one may not fit the type that DuckDB compares in
+_WIDE = frozenset({"HUGEINT", "UHUGEINT"})  # with a DECIMAL they compare in a type that may be too narrow
+_MOMENT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}( [0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?\Z")
 
 _COMPARE = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
 _TEXT_TO_TEXT = frozenset({"lower", "upper", "trim", "ltrim", "rtrim"})
@@ -73,14 +79,7 @@ class Leakproof:
             return False
         if comparable(first, second):
             return True
-        # A constant that does not fit fails once, while planning, whatever the rows are; but never cast a text column.
-        return (
-            first != "text"
-            and first != "other"
-            and self._constant(right) is not None
-            and first in MOMENTS
-            and second == "text"
-        )
+        return first in MOMENTS and second == "text" and self._is_moment(right)
 
     def value(self, node: exp.Expr) -> Kind:
         """Give the family of an expression that cannot raise, or None when it may raise or is not known."""
@@ -118,16 +117,17 @@ class Leakproof:
         return None
 
     def column(self, column: exp.Column) -> Kind:
-        """Give the family of a column; None when it is computed somewhere or its branches differ."""
-        bases = self._lineage.plain(column)
-        if not bases:
-            return None
-        kinds = {self._base(ref, name) for ref, name in bases}
+        """Give the family of a column; None when what defines it may raise, or its branches differ."""
+        if column.table in self._datasets:
+            return self._base(column.table, column.name)
+        kinds = {self.value(item) for item in self._lineage.definitions(column)}
         return kinds.pop() if len(kinds) == 1 else None
 
     def _base(self, ref: str, name: str) -> Kind:
         found = self._datasets[ref].column(name)
-        return "text" if found is None else family(found.type)
+        if found is None:
+            return "text"  # the reserved column of subjects
+        return None if found.type.upper() in _WIDE else family(found.type)
 
     def _constant(self, node: exp.Expr) -> Kind:
         node = node.unnest()
@@ -137,16 +137,32 @@ class Leakproof:
         if isinstance(node, exp.Literal):
             if node.is_string:
                 return "text"
-            return "integer" if node.is_int else "decimal"
+            return None if len(node.name) > _DIGITS_MAX else "integer" if node.is_int else "decimal"
         if isinstance(node, exp.Boolean):
             return "boolean"
         if isinstance(node, exp.Parameter):
             return _family_of(self._parameters[int(node.this.name) - 1])
         if isinstance(node, exp.Cast) and not isinstance(node, exp.TryCast):
-            # A cast of a constant fails once, while planning, or never: it says nothing about rows.
-            inner = self._constant(node.this)
-            return family(node.to.sql("duckdb")) if inner is not None else None
+            kind = family(node.to.sql("duckdb"))
+            if isinstance(node.this, exp.Null):
+                return kind
+            return kind if kind in MOMENTS and self._is_moment(node.this) else None
         return None
+
+    def _is_moment(self, node: exp.Expr) -> bool:
+        """Say whether a constant text is a date or time that every engine reads: a bad one fails, but only if there are rows."""
+        node = node.unnest()
+        if isinstance(node, exp.Parameter):
+            text = self._parameters[int(node.this.name) - 1]
+        else:
+            text = node.name if isinstance(node, exp.Literal) and node.is_string else None
+        if not isinstance(text, str) or not _MOMENT.match(text):
+            return False
+        try:
+            datetime.fromisoformat(text)
+        except ValueError:
+            return False
+        return True
 
     def query(self, tree: exp.Expr) -> bool:
         """Say whether nothing in a whole query can raise or tell: then a leaf's restriction needs no barrier."""
@@ -156,10 +172,7 @@ class Leakproof:
         values = [item.unalias() for item in select.expressions]
         group = select.args.get("group")
         order = select.args.get("order")
-        if group is not None:
-            values += group.expressions
-            if any(value for key, value in group.args.items() if key != "expressions"):
-                return False
+        values += group.expressions if group is not None else []
         values += [item.this for item in order.expressions] if order is not None else []
         conditions = [
             node.this for node in (select.args.get(key) for key in ("where", "having", "qualify")) if node is not None
@@ -174,6 +187,8 @@ class Leakproof:
 
 
 def _family_of(value: Value) -> Kind:
+    if isinstance(value, int) and len(str(value)) > _DIGITS_MAX:
+        return None
     kinds: Mapping[type, Family] = {bool: "boolean", int: "integer", float: "float", str: "text"}
     named: Mapping[str, Family] = {"Decimal": "decimal", "date": "date", "datetime": "timestamp", "time": "time"}
     if type(value) in kinds:

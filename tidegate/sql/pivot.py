@@ -14,7 +14,7 @@ from tidegate.sql.scope import not_allowed
 def pivot_as_select(node: exp.Pivot) -> exp.Select:
     """Rewrite ``PIVOT source ON column IN (values) USING aggregate [GROUP BY columns]`` as a SELECT.
 
-    Without GROUP BY, DuckDB groups by all columns that the pivot does not read; here these are found by EXCLUDE and GROUP BY ALL.
+    Without GROUP BY, DuckDB groups by all columns that the pivot does not read; here EXCLUDE and GROUP BY ALL find these.
     """
     if node.args.get("unpivot") or node.args.get("fields") or len(node.expressions) != 1:
         raise not_allowed("this form of PIVOT")
@@ -49,7 +49,7 @@ def pivot_as_select(node: exp.Pivot) -> exp.Select:
 
 
 def _source(node: exp.Pivot) -> exp.Expr:
-    source = node.this.copy()
+    source: exp.Expr = node.this.copy()
     if isinstance(source, exp.Subquery) and source.args.get("alias") is None:
         source.set("alias", exp.TableAlias(this=exp.Identifier(this="pivoted", quoted=True)))
     return source

@@ -240,12 +240,13 @@ def _substitute(tree: exp.Expr, alias: str, select: exp.Select) -> exp.Expr | No
 
 
 def _keys_only(tree: exp.Expr, select: exp.Select) -> bool:
-    """Say whether a conjunct reads group keys alone, or the SELECT does not group."""
+    """Say whether a conjunct reads group keys alone, or the SELECT does not group.
+
+    The columns inside ROLLUP, CUBE and GROUPING SETS are no keys of their own here: those put NULL where a key was.
+    """
     group = select.args.get("group")
     if group is None:
         return True
-    if any(value for key, value in group.args.items() if key != "expressions"):
-        return False  # ROLLUP, CUBE, GROUPING SETS put NULL where a key was
     return _within(tree, list(group.expressions))
 
 

@@ -9,13 +9,12 @@ from functools import partial
 from sqlglot import exp
 
 from tidegate.core.errors import Code, error_for
-from tidegate.sql import expressions, invocations
-from tidegate.sql.bounds import literal_value
+from tidegate.sql import expressions, invocations, ordering
 from tidegate.sql.functions import fold
-from tidegate.sql.nodes import aliased, column, identifier, table_alias
+from tidegate.sql.nodes import aliased, column, table_alias
 from tidegate.sql.pivot import pivot_as_select
 from tidegate.sql.scope import BoundSelect, Context, Cte, Env, From, Item, Source, Visible, not_allowed
-from tidegate.sql.sources import bind_from, unique_names
+from tidegate.sql.sources import bind_from, unique_names, values_table
 
 NAME_CHARS_MAX = 200  # of an output without an alias, which is called by its own text
 
@@ -110,8 +109,8 @@ def _select(ctx: Context, node: exp.Select, env: Env) -> BoundSelect:
         made.set("qualify", exp.Qualify(this=expressions.bind(ctx, node.args["qualify"].this, late)))
     distinct = node.args.get("distinct")
     if distinct is not None:
-        made.set("distinct", _distinct(ctx, distinct, items, late))
-    _finish(ctx, node, made, items, late)
+        made.set("distinct", ordering.distinct(ctx, distinct, items, late))
+    ordering.finish(ctx, node, made, items, late)
     return BoundSelect(made, tuple(item.name for item in items))
 
 
@@ -185,92 +184,6 @@ def _list(value: object) -> list[exp.Expr]:
     return list(value) if isinstance(value, list) else [value]  # type: ignore[list-item]
 
 
-def _distinct(ctx: Context, node: exp.Distinct, items: Sequence[Item], env: Env) -> exp.Distinct:
-    on = node.args.get("on")
-    if on is None:
-        return exp.Distinct()
-    keys = on.expressions if isinstance(on, exp.Tuple) else [on]
-    made = [_by_output(ctx, key, items, env)[0] for key in keys]
-    return exp.Distinct(on=exp.Tuple(expressions=made))
-
-
-def _position(node: exp.Expr, count: int) -> int | None:
-    """Give the output that a positional reference means (from 0), or None when it is not one."""
-    inner = node.this if isinstance(node, exp.Paren) else node
-    if not isinstance(inner, exp.Literal) or inner.is_string or not str(inner.this).isdigit():
-        return None
-    number = int(inner.this)
-    if not 1 <= number <= count:
-        raise error_for(Code.PLAN_UNKNOWN_COLUMN, "position: there is no such column in the select list")
-    return number - 1
-
-
-def _by_output(ctx: Context, node: exp.Expr, items: Sequence[Item], env: Env) -> tuple[exp.Expr, int | None]:
-    """Bind a key of ORDER BY or DISTINCT ON: position, else alias of an output, else an expression."""
-    position = _position(node, len(items))
-    if position is None and isinstance(node, exp.Column) and node.args.get("table") is None:
-        wanted = fold(node.name)
-        position = next((i for i, item in enumerate(items) if item.alias and fold(item.alias) == wanted), None)
-    if position is not None:
-        return items[position].make(), position
-    return expressions.bind(ctx, node, env), None
-
-
-def _finish(ctx: Context, node: exp.Expr, made: exp.Query, items: Sequence[Item], env: Env) -> None:
-    """Bind ORDER BY, LIMIT, OFFSET. A key that is an output is printed as its position."""
-    order = node.args.get("order")
-    if order is not None:
-        keys = [key for item in order.expressions for key in _order_key(ctx, item, items, env)]
-        if keys:
-            made.set("order", exp.Order(expressions=keys))
-    limits(ctx, node, made)
-
-
-def _order_key(ctx: Context, node: exp.Expr, items: Sequence[Item], env: Env) -> list[exp.Expr]:
-    key = node.this if isinstance(node, exp.Ordered) else node
-    if isinstance(key, exp.Var) and fold(key.name) == "all":
-        return [invocations.ordered(node, exp.Literal.number(i + 1)) for i in range(len(items))]
-    position = _position(key, len(items))
-    if position is None and isinstance(key, exp.Column) and key.args.get("table") is None:
-        wanted = fold(key.name)
-        position = next((i for i, item in enumerate(items) if item.alias and fold(item.alias) == wanted), None)
-    if position is not None:
-        return [invocations.ordered(node, exp.Literal.number(position + 1))]
-    made = expressions.bind(ctx, key, env)
-    if isinstance(made, exp.Parameter | exp.Null | exp.Boolean):
-        return []  # a constant orders nothing, and DuckDB takes no parameter as a key
-    return [invocations.ordered(node, made)]
-
-
-def limits(ctx: Context, node: exp.Expr, made: exp.Query) -> None:
-    """Bind LIMIT, FETCH and OFFSET: literals and parameters only."""
-    limit, offset = node.args.get("limit"), node.args.get("offset")
-    if limit is not None:
-        options = limit.args.get("limit_options")
-        if options is not None and (options.args.get("percent") or options.args.get("with_ties")):
-            raise not_allowed("LIMIT in percent or WITH TIES")
-        if limit.expressions:
-            raise not_allowed("LIMIT BY")
-        amount = limit.args.get("count") if isinstance(limit, exp.Fetch) else limit.args.get("expression")
-        if not (isinstance(amount, exp.Var | exp.Column) and fold(amount.name) == "all"):
-            made.set("limit", exp.Limit(expression=_amount(ctx, amount)))
-    if offset is not None:
-        made.set("offset", exp.Offset(expression=_amount(ctx, offset.args.get("expression"))))
-
-
-def _amount(ctx: Context, node: exp.Expr | None) -> exp.Expr:
-    inner = node.this if isinstance(node, exp.Paren) else node
-    if isinstance(inner, exp.Literal) and not inner.is_string and str(inner.this).isdigit() and int(inner.this) < 2**63:
-        return exp.Literal.number(str(int(inner.this)))
-    if isinstance(inner, exp.Placeholder | exp.Parameter):
-        made = expressions.bind(ctx, inner, Env(From(), None, {}))
-        value = literal_value(ctx, made)[1]
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63:
-            return exp.Literal.number(str(value))
-        raise error_for(Code.PLAN_PARAMETERS, "LIMIT, OFFSET: expected a whole number that is not negative")
-    raise not_allowed("LIMIT or OFFSET that is not a number")
-
-
 # -- GROUP BY -------------------------------------------------------------------------------------------------------
 
 
@@ -312,7 +225,7 @@ def _group_key(ctx: Context, node: exp.Expr, items: Sequence[Item], env: Env) ->
         return exp.Tuple(expressions=[_group_key(ctx, item, items, env) for item in node.expressions])
     if isinstance(node, exp.Paren):
         return _group_key(ctx, node.this, items, env)
-    position = _position(node, len(items))
+    position = ordering.position_of(node, len(items))
     if position is not None:
         return _constant(items[position].make())
     return _constant(expressions.bind(ctx, node, env))
@@ -337,7 +250,7 @@ def _set_operation(ctx: Context, node: exp.SetOperation, env: Env) -> BoundSelec
     keys = [key for item in _list_of_order(node) for key in _order_key_of_union(item, items)]
     if keys:
         bound.query.set("order", exp.Order(expressions=keys))
-    limits(ctx, node, bound.query)
+    ordering.limits(ctx, node, bound.query)
     return bound
 
 
@@ -353,7 +266,7 @@ def _order_key_of_union(node: exp.Expr, items: Sequence[Item]) -> list[exp.Expr]
     key = node.this if isinstance(node, exp.Ordered) else node
     if isinstance(key, exp.Var) and fold(key.name) == "all":
         return [invocations.ordered(node, exp.Literal.number(i + 1)) for i in range(len(items))]
-    position = _position(key, len(items))
+    position = ordering.position_of(key, len(items))
     if position is None and isinstance(key, exp.Column) and key.args.get("table") is None:
         position = next((i for i, item in enumerate(items) if fold(item.name) == fold(key.name)), None)
     if position is None:
@@ -405,22 +318,12 @@ def _by_name(ctx: Context, left: BoundSelect, right: BoundSelect) -> tuple[tuple
 
 
 def _values(ctx: Context, node: exp.Values, env: Env) -> BoundSelect:
-    """Bind VALUES as a derived table, so that its columns have generated names too."""
-    scope = Env(From(), env.outer, env.ctes, lambdas=env.lambdas)
-    rows = [item.expressions if isinstance(item, exp.Tuple) else [item] for item in node.expressions]
-    width = len(rows[0]) if rows else 0
-    if width == 0 or any(len(row) != width for row in rows):
-        raise error_for(Code.PLAN_TYPE, "VALUES: expected rows of one length")
-    made = [exp.Tuple(expressions=[expressions.bind(ctx, cell, scope) for cell in row]) for row in rows]
-    alias = ctx.fresh("a")
-    inner = exp.TableAlias(this=identifier(alias), columns=[identifier(f"c{i}") for i in range(width)])
-    items: list[exp.Expr] = [aliased(column(alias, f"c{i}"), f"c{i}") for i in range(width)]
-    select = exp.Select(expressions=items, from_=exp.From(this=exp.Values(expressions=made, alias=inner)))
-    bound = BoundSelect(select, tuple(f"col{i}" for i in range(width)))
-    if _modified(node):
-        outputs = [Item(name, partial(column, alias, f"c{i}"), name) for i, name in enumerate(bound.names)]
-        _finish(ctx, node, select, outputs, scope)
-    return bound
+    table, source = values_table(ctx, node, env)
+    items = [Item(name, make, name) for name, make in source.columns]
+    outputs: list[exp.Expr] = [aliased(item.make(), f"c{i}") for i, item in enumerate(items)]
+    select = exp.Select(expressions=outputs, from_=exp.From(this=table))
+    ordering.finish(ctx, node, select, items, Env(From(), env.outer, env.ctes))
+    return BoundSelect(select, tuple(item.name for item in items))
 
 
 def _parenthesised(ctx: Context, node: exp.Subquery, env: Env) -> BoundSelect:
@@ -438,5 +341,5 @@ def _parenthesised(ctx: Context, node: exp.Subquery, env: Env) -> BoundSelect:
     source = Source(("",), columns)
     scope = Env(From((source,), tuple(Visible(name, make, (source,)) for name, make in columns)), env.outer, env.ctes)
     items = [Item(name, make, name) for name, make in columns]
-    _finish(ctx, node, bound.query, items, scope)
+    ordering.finish(ctx, node, bound.query, items, scope)
     return bound

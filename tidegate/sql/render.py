@@ -1,7 +1,7 @@
 """Render: print a tree of ours as DuckDB SQL, every name quoted by us, every operator in parentheses.
 
 The printer knows the nodes that ``bind`` (and the passes after it) make, and refuses every other; so it is an allow-list too.
-A text never stands in the SQL: parameters carry it. The numbers of parameters are given anew, those that are not used are left out.
+A text never stands in the SQL: parameters carry it. Parameters are numbered anew; those that are not used are left out.
 """
 
 from __future__ import annotations
@@ -144,7 +144,8 @@ class _Printer:
             name = ".".join(quote(part) for part in parts)
             return f"{name} AS {quote(node.alias)}" if node.alias else name
         if isinstance(node, exp.Subquery):
-            return f"({self.query(node.this)}) AS {quote(node.alias)}"
+            word = "LATERAL " if node.args.get("lateral") else ""
+            return f"{word}({self.query(node.this)}) AS {quote(node.alias)}"
         if isinstance(node, exp.Values):
             rows = ", ".join(f"({self._list(row.expressions)})" for row in node.expressions)
             columns = ", ".join(quote(column.name) for column in node.args["alias"].args["columns"])

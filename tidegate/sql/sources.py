@@ -16,11 +16,10 @@ from tidegate.sql import expressions
 from tidegate.sql.functions import fold
 from tidegate.sql.nodes import aliased, column, identifier, scalar, table_alias
 from tidegate.sql.scope import SUBJECT_COLUMN, Context, Env, From, Source, Visible, not_allowed
+from tidegate.sql.words import words
 
 _REF = re.compile(r"r[0-9]{1,4}\Z")
-_STATEMENTS = frozenset(
-    ["show", "desc", "describe", "summarize", "explain", "pragma", "call", "table", "values", "select", "from"]
-)
+_STATEMENTS = words("show desc describe summarize explain pragma call table values select from")
 _SIDES = {"": "INNER", "LEFT": "LEFT", "RIGHT": "RIGHT", "FULL": "FULL"}
 
 
@@ -53,16 +52,18 @@ def _by_precedence(joins: Sequence[exp.Join]) -> list[exp.Join]:
         groups[-1].append(join)
     result = list(groups[0])
     for head, *rest in groups[1:]:
-        if any(
-            str(join.args.get("side") or "") in ("RIGHT", "FULL") or join.args.get("using") or join.args.get("method")
-            for join in rest
-        ):
+        if any(_order_matters(join) for join in rest):
             inner = head.this.copy()
             inner.set("joins", [join.copy() for join in rest])
             result.append(exp.Join(this=exp.Subquery(this=inner)))
         else:
             result += [head, *rest]
     return result
+
+
+def _order_matters(join: exp.Join) -> bool:
+    side = str(join.args.get("side") or "").upper()
+    return side in ("RIGHT", "FULL") or bool(join.args.get("using") or join.args.get("method"))
 
 
 def bind_source(ctx: Context, node: exp.Expr, env: Env, *, sideways: From | None = None) -> tuple[exp.Expr, From]:
@@ -78,12 +79,16 @@ def bind_source(ctx: Context, node: exp.Expr, env: Env, *, sideways: From | None
             or node.args.get("outer")
         ):
             raise not_allowed("this form of LATERAL")
-        # printed without the word: DuckDB finds by itself that a derived table reads its neighbours
-        return _derived(ctx, node.this, node.args.get("alias"), env.over(sideways))
+        inner, names = _derived(ctx, node.this, node.args.get("alias"), env.over(sideways))
+        inner.set("lateral", True)
+        return inner, names
     if isinstance(node, exp.Subquery):
         return _subquery(ctx, node, env)
     if isinstance(node, exp.Values):
-        return _derived(ctx, node, node.args.get("alias"), env)
+        table, source = values_table(ctx, node, env)
+        alias = node.args.get("alias")
+        own = (alias.name,) if alias is not None and alias.name else ("",)
+        return table, _single(_renamed(replace(source, names=own), alias))
     raise not_allowed("this in FROM")
 
 
@@ -250,6 +255,20 @@ def _derived(ctx: Context, node: exp.Expr, alias: exp.TableAlias | None, env: En
     return exp.Subquery(this=bound.query, alias=table_alias(made)), _single(_renamed(source, alias))
 
 
+def values_table(ctx: Context, node: exp.Values, env: Env) -> tuple[exp.Values, Source]:
+    """Bind the rows of VALUES as a table whose columns have generated names."""
+    scope = Env(From(), env.outer, env.ctes, lambdas=env.lambdas)
+    rows = [item.expressions if isinstance(item, exp.Tuple) else [item] for item in node.expressions]
+    width = len(rows[0]) if rows else 0
+    if width == 0 or any(len(row) != width for row in rows):
+        raise error_for(Code.PLAN_TYPE, "VALUES: expected rows of one length")
+    made = [exp.Tuple(expressions=[expressions.bind(ctx, cell, scope) for cell in row]) for row in rows]
+    alias = ctx.fresh("a")
+    outer = exp.TableAlias(this=identifier(alias), columns=[identifier(f"c{i}") for i in range(width)])
+    columns = tuple((f"col{i}", partial(column, alias, f"c{i}")) for i in range(width))
+    return exp.Values(expressions=made, alias=outer), Source(("",), columns)
+
+
 def unique_names(names: Sequence[str]) -> tuple[str, ...]:
     """Name the columns of a derived table as DuckDB does: a name that repeats gets ``_1``, ``_2`` ..."""
     taken: set[str] = set()
@@ -310,7 +329,10 @@ def _using(using: Sequence[str], left: From, right: From, side: str) -> tuple[ex
     for name in using:
         ours, theirs = (_visible(names, name) for names in (left, right))
         conditions.append(exp.EQ(this=ours.make(), expression=theirs.make()))
-        makers = {"RIGHT": theirs.make, "FULL": partial(_coalesce, ours.make, theirs.make)}
+        makers: dict[str, Callable[[], exp.Expr]] = {
+            "RIGHT": theirs.make,
+            "FULL": partial(_coalesce, ours.make, theirs.make),
+        }
         merged[fold(name)] = Visible(ours.name, makers.get(side, ours.make), ours.sources + theirs.sources)
     condition = conditions[0]
     for other in conditions[1:]:

@@ -89,12 +89,21 @@ def parse_type(text: str) -> str:
     Raises:
         CallerError: PLAN_NOT_ALLOWED for a type that is not on the list.
     """
-    if len(text) > 1_000:
+    if len(text) > 1_000 or not _is_balanced(text):
         raise _refused()
     try:
         return type_text(exp.DataType.build(text, dialect=Exchange))
     except (SqlglotError, RecursionError, ValueError) as error:
         raise _refused() from error
+
+
+def _is_balanced(text: str) -> bool:
+    depth = 0
+    for char in text:
+        depth += (char == "(") - (char == ")")
+        if depth < 0 or char in ";'":
+            return False
+    return depth == 0
 
 
 def _refused() -> Exception:

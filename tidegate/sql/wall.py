@@ -1,8 +1,8 @@
 """The second wall: DuckDB's own reading of a text, walked by an allow-list that shares nothing with ``admit``'s.
 
 sqlglot and DuckDB read some texts differently. So what was rendered is parsed once more by the engine that will run it
-(``json_serialize_sql``), and its tree must consist of listed nodes with listed keys, listed functions, and base tables that were
-planned. The broker checks the final SQL and each fragment, a node checks what it executes.
+(``json_serialize_sql``), and its tree must consist of listed nodes with listed keys, listed functions, and base tables
+that were planned. The broker checks the final SQL and each fragment, a node checks what it executes.
 """
 
 from __future__ import annotations
@@ -256,8 +256,12 @@ class _Walker:
             self._type(node["type_expr"])
         elif node["class"] == "SUBQUERY":
             self._subquery(node["subquery"], ctes)
-        elif node["class"] == "COLUMN_REF" and not all(isinstance(name, str) for name in node["column_names"]):
-            raise _Objection("name of a column")
+        elif node["class"] == "COLUMN_REF":
+            names = node["column_names"]
+            if not all(isinstance(name, str) for name in names) or (
+                len(names) == 1 and names[0].lower() in walllist.VALUE_NAMES
+            ):
+                raise _Objection("name of a column")
         for key in walllist.CHILDREN:
             child = node.get(key)
             for item in child if isinstance(child, list) else [child] if child is not None else []:

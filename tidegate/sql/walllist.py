@@ -1,7 +1,7 @@
 """The second wall's lists: nodes of DuckDB 2.0's serialised tree, their keys, and functions.
 
-Written from DuckDB's own tree and its list of functions, not from ``functions.FUNCTIONS``: a mistake in one must not be in both.
-A key that a new version of DuckDB adds is refused until somebody has read what it means.
+Written from DuckDB's own tree and its list of functions, not from ``functions.FUNCTIONS``: a mistake in one must not be in
+both. A key that a new version of DuckDB adds is refused until somebody has read what it means.
 """
 
 from __future__ import annotations
@@ -9,24 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from tidegate.sql.words import words
+
 EVERYWHERE = frozenset({"class", "type", "alias", "query_location", "query_location_length"})
 
 QUERIES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "SELECT_NODE": frozenset(
-            [
-                "type",
-                "modifiers",
-                "cte_map",
-                "select_list",
-                "from_table",
-                "where_clause",
-                "group_expressions",
-                "group_sets",
-                "aggregate_handling",
-                "having",
-                "qualify",
-            ]
+        "SELECT_NODE": words(
+            """
+    type modifiers cte_map select_list from_table where_clause group_expressions group_sets
+    aggregate_handling having qualify
+    """
         ),
         "SET_OPERATION_NODE": frozenset(["type", "modifiers", "cte_map", "setop_type", "setop_all", "children"]),
     }
@@ -42,34 +35,18 @@ MODIFIERS: Mapping[str, frozenset[str]] = MappingProxyType(
 ORDER_KEYS = frozenset({"type", "null_order", "expression"})
 TABLES: Mapping[str, frozenset[str]] = MappingProxyType(
     {
-        "BASE_TABLE": frozenset(
-            [
-                "type",
-                "alias",
-                "query_location",
-                "query_location_length",
-                "schema_name",
-                "table_name",
-                "qualified_name",
-                "column_name_alias",
-            ]
+        "BASE_TABLE": words(
+            """
+    type alias query_location query_location_length schema_name table_name qualified_name column_name_alias
+    """
         ),
         "SUBQUERY": frozenset(
             ["type", "alias", "query_location", "query_location_length", "subquery", "column_name_alias"]
         ),
-        "JOIN": frozenset(
-            [
-                "type",
-                "alias",
-                "query_location",
-                "query_location_length",
-                "left",
-                "right",
-                "condition",
-                "join_type",
-                "ref_type",
-                "is_implicit",
-            ]
+        "JOIN": words(
+            """
+    type alias query_location query_location_length left right condition join_type ref_type is_implicit
+    """
         ),
         "EXPRESSION_LIST": frozenset(
             [
@@ -89,27 +66,11 @@ JOINS = frozenset({"INNER", "LEFT", "RIGHT", "FULL", "OUTER", "SEMI", "ANTI"})
 
 _COMPARISON = frozenset({"left", "right"})
 _CHILDREN = frozenset({"children"})
-_WINDOW = frozenset(
-    [
-        "function_name",
-        "qualified_name",
-        "arguments",
-        "partitions",
-        "orders",
-        "start",
-        "end",
-        "start_expr",
-        "end_expr",
-        "offset_expr",
-        "default_expr",
-        "filter_expr",
-        "ignore_nulls",
-        "distinct",
-        "exclude_clause",
-        "children",
-        "arg_orders",
-        "order_bys",
-    ]
+_WINDOW = words(
+    """
+    function_name qualified_name arguments partitions orders start end start_expr end_expr offset_expr
+    default_expr filter_expr ignore_nulls has_ignore_nulls distinct exclude_clause children arg_orders order_bys
+    """
 )
 EXPRESSIONS: Mapping[tuple[str, str], frozenset[str]] = MappingProxyType(
     {
@@ -180,45 +141,22 @@ CHILDREN = (
 )  # fmt: skip
 """Keys of an expression that hold an expression or a list of them."""
 
+VALUE_NAMES = words(
+    """
+    current_user session_user user current_role current_catalog current_schema current_database localtime
+    localtimestamp current_time current_timestamp current_date
+    """
+)
+"""Bare names that DuckDB takes for a function when no column has them; its tree shows a column."""
+
 LITERALS = frozenset({"INTEGER", "NUMERIC", "STRING", "NULL_LITERAL", "BOOLEAN"})
 TYPE_KEYS = frozenset({"type_name", "qualified_name", "children"})
-TYPES = frozenset(
-    [
-        "BOOLEAN",
-        "TINYINT",
-        "SMALLINT",
-        "INTEGER",
-        "INT",
-        "BIGINT",
-        "HUGEINT",
-        "UTINYINT",
-        "USMALLINT",
-        "UINTEGER",
-        "UBIGINT",
-        "UHUGEINT",
-        "FLOAT",
-        "DOUBLE",
-        "DECIMAL",
-        "NUMERIC",
-        "VARCHAR",
-        "TEXT",
-        "BLOB",
-        "DATE",
-        "TIME",
-        "TIMETZ",
-        "TIMESTAMP",
-        "TIMESTAMPTZ",
-        "TIMESTAMP_S",
-        "TIMESTAMP_MS",
-        "TIMESTAMP_NS",
-        "INTERVAL",
-        "UUID",
-        "JSON",
-        "LIST",
-        "ARRAY",
-        "STRUCT",
-        "MAP",
-    ]
+TYPES = words(
+    """
+    BOOLEAN TINYINT SMALLINT INTEGER INT BIGINT HUGEINT UTINYINT USMALLINT UINTEGER UBIGINT UHUGEINT FLOAT
+    DOUBLE DECIMAL NUMERIC VARCHAR TEXT BLOB DATE TIME TIMETZ TIMESTAMP TIMESTAMPTZ TIMESTAMP_S TIMESTAMP_MS
+    TIMESTAMP_NS INTERVAL UUID JSON LIST ARRAY STRUCT MAP
+    """
 )
 
 _OPERATORS = "+ - * / // % ** ^ & | << >> ~ || ~~ !~~ ~~* !~~* ~~~ ^@"
@@ -233,7 +171,8 @@ ascii bar base64 bin char_length character_length chr concat concat_ws contains 
 format format_bytes from_base64 from_hex hamming hash hex ilike_escape instr jaccard jaro_similarity
 jaro_winkler_similarity lcase left length levenshtein like_escape lower lpad ltrim md5 mismatches nfc_normalize
 not_ilike_escape not_like_escape octet_length ord parse_dirname parse_filename parse_path position prefix printf
-regexp_escape regexp_extract regexp_extract_all regexp_full_match regexp_matches regexp_replace regexp_split_to_table
+regexp_escape regexp_split_to_array
+regexp_extract regexp_extract_all regexp_full_match regexp_matches regexp_replace regexp_split_to_table
 repeat replace reverse right rpad rtrim sha1 sha256 split split_part starts_with str_split str_split_regex strip_accents
 string_split string_split_regex string_to_array strlen strpos substr substring suffix to_base to_base64 to_hex translate
 trim ucase unbin unhex unicode upper url_decode url_encode encode decode get_bit set_bit
@@ -280,5 +219,5 @@ _WINDOWS = (
     "row_number rank dense_rank rank_dense percent_rank cume_dist ntile lag lead first_value last_value nth_value"
 )
 
-FUNCTIONS = frozenset(" ".join((_OPERATORS, _NUMBERS, _TEXTS, _TIMES, _NESTED, _OTHERS, _AGGREGATES, _WINDOWS)).split())
+FUNCTIONS = frozenset(f"{_OPERATORS} {_NUMBERS} {_TEXTS} {_TIMES} {_NESTED} {_OTHERS} {_AGGREGATES} {_WINDOWS}".split())
 """Names as DuckDB's tree has them, after its own grammar turned LIKE into ``~~`` and INTERVAL into ``to_days``."""

@@ -118,6 +118,21 @@ def test_pages_of_a_search_follow_each_other(service: Service) -> None:
     assert rest.next_page_token == ""
 
 
+def test_a_page_of_large_side_material_stays_within_a_message(service: Service) -> None:
+    for number in range(8):
+        service.log.append(decision(f"r{number}"), {"sql": "x" * 900_000})
+    seen, token = [], ""
+    while True:
+        request = pb.AuditSearchRequest(type="decision", with_side=True, page_token=token)
+        answer = service.stub.Search(request, timeout=30)
+        seen += [item.index for item in answer.entries]
+        token = answer.next_page_token
+        if not token:
+            break
+        assert len(answer.entries) == 2
+    assert seen == list(range(7, -1, -1))
+
+
 @pytest.mark.parametrize(
     ("request_", "code"),
     [

@@ -32,7 +32,13 @@ def exchange(tmp_path: Path, clock: ManualClock) -> SmallExchange:
 
 def invite(exchange: SmallExchange, kind: IdentityKind = IdentityKind.SERVICE, name: str = "desk") -> Invitation:
     return exchange.enrolment.invite(
-        member="health", kind=kind, name=name, roles=["analyst"], clearance="internal", title="Health", tier="government"
+        member="health",
+        kind=kind,
+        name=name,
+        roles=["analyst"],
+        clearance="internal",
+        title="Health",
+        tier="government",
     )
 
 
@@ -91,7 +97,7 @@ def test_a_token_of_somebody_elses_making_is_unknown(exchange: SmallExchange) ->
 
 def test_a_bad_request_does_not_cost_the_token(exchange: SmallExchange) -> None:
     invitation = invite(exchange)
-    assert refusal(exchange.enrolment.join, invitation.token, b"garbage") is Code.ID_CERTIFICATE_INVALID
+    assert refusal(exchange.enrolment.join, invitation.token, b"garbage") is Code.WIRE_INVALID
     assert exchange.enrolment.join(invitation.token, make_csr(keys.new_key()))
 
 
@@ -195,7 +201,10 @@ def test_a_renewal_needs_the_certificates_own_key_now(exchange: SmallExchange, c
     assert refusal(renew, *ask(node, clock, certificate=other.certificate_pem)) is Code.ID_RENEWAL
     certificate, request, time, signature = ask(node, clock)
     assert refusal(renew, certificate, make_csr(keys.new_key()), time, signature) is Code.ID_RENEWAL
-    assert refusal(renew, certificate, request, timestamp(clock.now().replace(microsecond=7)), signature) is Code.ID_RENEWAL
+    assert (
+        refusal(renew, certificate, request, timestamp(clock.now().replace(microsecond=7)), signature)
+        is Code.ID_RENEWAL
+    )
     assert refusal(renew, certificate, request, "yesterday", signature) is Code.ID_RENEWAL
     assert refusal(renew, certificate, request, time, b"") is Code.ID_RENEWAL
     old = ask(node, clock)

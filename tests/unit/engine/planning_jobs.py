@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import sqlglot
-from sqlglot import exp
+from sqlglot import exp, serde
 
 from tidegate.core.errors import Code, error_for
 
@@ -82,8 +82,19 @@ class Evil:
         return (os.getenv, ("HOME",))
 
 
+class EvilTree:
+    """Pickles as a sqlglot tree whose node is a function of another module."""
+
+    def __reduce__(self) -> Any:
+        return (serde.load, ([{serde.CLASS: "os.getcwd"}],))
+
+
 def evil() -> Evil:
     return Evil()
+
+
+def evil_tree() -> EvilTree:
+    return EvilTree()
 
 
 def echo(value: Mapping[str, Any]) -> Mapping[str, Any]:

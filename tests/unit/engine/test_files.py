@@ -88,7 +88,8 @@ def test_reads_a_table_of_an_attached_database(attached: WorkerPool) -> None:
 
 def test_joins_files_databases_and_inputs(pool: WorkerPool) -> None:
     query = job(
-        "SELECT count(*) AS c0 FROM reg.people AS r0 JOIN health.cases AS r1 USING (id) JOIN air.planes AS r2 USING (id) JOIN reg.extra AS r3 USING (id)",
+        "SELECT count(*) AS c0 FROM reg.people AS r0 JOIN health.cases AS r1 USING (id) "
+        "JOIN air.planes AS r2 USING (id) JOIN reg.extra AS r3 USING (id)",
         inputs={"reg.extra": pa.table({"id": [1, 2, 9]})},
     )
     assert rows(pool, query) == [(2,)]
@@ -163,7 +164,8 @@ def test_without_spill_a_query_that_needs_it_fails_and_with_spill_it_succeeds_an
     tmp_path: Path,
 ) -> None:
     query = job(
-        "SELECT count(*) AS c0 FROM (SELECT i, md5(CAST(i AS VARCHAR)) AS h FROM range(1500000) AS r(i) ORDER BY h, i DESC LIMIT 1400000)"
+        "SELECT count(*) AS c0 FROM (SELECT i, md5(CAST(i AS VARCHAR)) AS h "
+        "FROM range(1500000) AS r(i) ORDER BY h, i DESC LIMIT 1400000)"
     )
     (tmp_path / "worker-1").mkdir()
     (tmp_path / "worker-1" / "left").write_text("rows of a worker that was killed")

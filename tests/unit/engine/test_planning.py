@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -78,9 +78,10 @@ def test_a_process_that_dies_is_a_clear_error_and_is_replaced(pool: PlanningPool
     assert pool.run(jobs.double, 1, deadline_s=30) == 2
 
 
-def test_a_result_cannot_make_the_parent_call_what_it_likes(pool: PlanningPool) -> None:
+@pytest.mark.parametrize("function", [jobs.evil, jobs.evil_tree])
+def test_a_result_cannot_make_the_parent_call_what_it_likes(pool: PlanningPool, function: Callable[[], object]) -> None:
     with pytest.raises(TidegateError) as caught:
-        pool.run(jobs.evil, deadline_s=30)
+        pool.run(function, deadline_s=30)
     assert caught.value.code is Code.INTERNAL
     assert "not readable" in caught.value.detail
 

@@ -69,7 +69,8 @@ def test_a_token_of_another_content_is_refused(address: str, root: str, secret: 
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("a.example:1", ("a.example", 1)), ("[::1]:65535", ("::1", 65535)), ("10.0.0.1:80", ("10.0.0.1", 80))]
+    ("text", "expected"),
+    [("a.example:1", ("a.example", 1)), ("[::1]:65535", ("::1", 65535)), ("10.0.0.1:80", ("10.0.0.1", 80))],
 )
 def test_addresses_are_read(text: str, expected: tuple[str, int]) -> None:
     assert split_address(text) == expected

@@ -52,7 +52,7 @@ def damages() -> Iterator[tuple[str, bytes]]:
         yield path, data + data
 
 
-@pytest.mark.parametrize(("path", "data"), damages())
+@pytest.mark.parametrize(("path", "data"), list(damages()))
 def test_one_changed_file_is_noticed(path: str, data: bytes) -> None:
     with pytest.raises(IntegrityError):
         verify_log((build(SIZE) | {path: data}).__getitem__, vectors.LOG_VKEY)

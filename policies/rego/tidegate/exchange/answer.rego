@@ -5,7 +5,9 @@
 #   `data.tidegate.vocabulary` holds small vocabularies, `data.tidegate.bundle` names the revision and its overlays.
 #   Nothing is allowed by default. Where a rule or an overlay gives no proper value, `answer` is undefined, and the decision
 #   point refuses. Output is objects and arrays only, so that every engine prints it alike. What is computed once is handed
-#   on as an argument: not every engine remembers the value of a rule or a function.
+#   on as an argument: not every engine remembers the value of a rule or a function. Access is computed by positive sets and
+#   counts. Not used, because rego-cpp 1.5.2 has been seen to go wrong there: `not` and `else` in nested functions, `every`
+#   inside `every`, `min`, `max` and `sort` of numbers, object.union over a shared key.
 # scope: package
 package tidegate.exchange
 

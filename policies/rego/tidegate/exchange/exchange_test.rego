@@ -39,7 +39,7 @@ answered(q) := d if {
 }
 
 test_agreement_opens if {
-	d := answered(question)
+	d := answered(changed({}))
 	d.allow == true
 	d.resources.r0.columns.tailnum == {"access": "masked", "mask": {"kind": "redact"}}
 	d.resources.r0.columns.origin == {"access": "plain"}
@@ -107,7 +107,7 @@ test_groups_without_subject_refuse if {
 }
 
 test_missing_overlay_leaves_no_answer if {
-	not exchange.answer with input as question with data.tidegate.bundle as {"revision": "test", "overlays": ["absent"]}
+	not exchange.answer with input as changed({}) with data.tidegate.bundle as {"revision": "test", "overlays": ["absent"]}
 }
 
 test_unknown_version_has_no_answer if {

@@ -12,15 +12,15 @@ overlay_keys := {"filters", "deny", "masks", "predicate_deny", "mode", "min_grou
 
 default overlays_well_formed := false
 
+# Counted, because rego-cpp 1.5.2 gives no value for `every` inside `every`.
 overlays_well_formed if {
 	is_array(data.tidegate.bundle.overlays)
-	every name in data.tidegate.bundle.overlays {
-		entries := data.tidegate.overlay[name].restrictions
-		is_object(entries)
-		every r in input.resources {
-			well_formed(entries[r.ref])
-		}
-	}
+	good := [name |
+		some name in data.tidegate.bundle.overlays
+		some r in input.resources
+		well_formed(data.tidegate.overlay[name].restrictions[r.ref])
+	]
+	count(good) == count(data.tidegate.bundle.overlays) * count(input.resources)
 }
 
 well_formed(t) if {
@@ -40,12 +40,12 @@ well_formed(t) if {
 
 objects(list) if {
 	is_array(list)
-	every item in list { is_object(item) }
+	count([item | some item in list; is_object(item)]) == count(list)
 }
 
 texts(list) if {
 	is_array(list)
-	every item in list { is_string(item) }
+	count([item | some item in list; is_string(item)]) == count(list)
 }
 
 whole(number, low) if {
@@ -72,8 +72,10 @@ gathered(list, r) := {
 	"max_rows": [t.by.max_rows | some t in list; is_number(t.by.max_rows)],
 	"allowed_aggregates": [t.by.allowed_aggregates | some t in list; t.by.allowed_aggregates],
 	"refusals": [reason | some t in list; some reason in object.get(t.by, "refuse", [])],
-	"grounds": [{"code": "overlay", "text": sprintf("the overlay %s tightens %s", [t.name, r.dataset])} |
+	"grounds": [ground |
 		some t in list
-		count(t.by) > 0
+		t.by != {}
+		text := sprintf("the overlay %s tightens %s", [t.name, r.dataset])
+		ground := {"code": "overlay", "text": text}
 	],
 }

@@ -142,7 +142,7 @@ group_size_min(mode) := 1 if mode == "rows"
 group_size_min(mode) := data.tidegate.vocabulary.limits.group_size_min if mode != "rows"
 
 in_every(name, lists) if {
-	every list in lists { name in list }
+	count([list | some list in lists; name in list]) == count(lists)
 }
 
 # METADATA

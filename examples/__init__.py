@@ -1,0 +1,1 @@
+"""Examples that run: a whole exchange on this machine, with real processes, certificates, policies and log."""
