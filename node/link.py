@@ -96,7 +96,8 @@ class Line(Protocol):
         """Send an answer, on the stream or in a call of its own, and give the signed trailer.
 
         Raises:
-            TidegateError: whatever ended the answer; the broker was told.
+            TidegateError: whatever ended the answer. The gate then says the failure on the stream; where a call of its own
+                said it before, the broker hears it twice, which is harmless.
         """
         ...
 
@@ -284,14 +285,14 @@ class _Session:
                 self._heard_s = self._link._clock.monotonic_s()
                 session = self._take(heard, session)
         except TidegateError:
-            if self._silent:
-                raise error_for(Code.CLIENT_UNREACHABLE, "the broker has been silent for too long") from None
-            if not self._draining:
+            if not (self._silent or self._draining):  # else the node hung up by itself
                 raise
         finally:
             self._ended.set()
             self._welcomed.set()
             beating.join()
+        if self._silent:
+            raise error_for(Code.CLIENT_UNREACHABLE, "the broker has been silent for too long")
         if not self._draining:
             raise error_for(Code.CLIENT_UNREACHABLE, "the broker ended the link")
         return self._again_after_s

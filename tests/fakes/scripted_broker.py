@@ -129,7 +129,9 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
                 case "message":
                     messages.append(message.message)
                 case "trailer":
-                    received = Received(start.schema, messages, message.trailer, True, start.fragment_id, start.grant_id)
+                    received = Received(
+                        start.schema, messages, message.trailer, True, start.fragment_id, start.grant_id
+                    )
                     self.deliveries.put(received)
                     return node_service_pb2.DeliverResponse(accepted=True)
                 case "failure":
@@ -220,13 +222,15 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
             caller=caller,
             purpose=purpose,
             legal_basis="",
-            datasets={name: 1 for name in refs.values()},
+            datasets=dict.fromkeys(refs.values(), 1),
             policy_revision="test",
             obligations="",
             agreements=(),
             deadline=timestamp(self.clock.now() + timedelta(seconds=60)),
         )
-        appended = self.log.append({**recorded, **(entry or {})}, commit={"plan": [digest.encode()]} if commit else None)
+        appended = self.log.append(
+            {**recorded, **(entry or {})}, commit={"plan": [digest.encode()]} if commit else None
+        )
         now = self.clock.now()
         made = Grant(
             id=self.ids.request_id(),
@@ -290,7 +294,12 @@ QUERY_SHAPE = {
 
 
 def weather_analyst(**changes: Any) -> Caller:
-    fields: dict[str, Any] = {"roles": ("analyst",), "clearance": "internal", "tier": "government", "fingerprint": "ab" * 32}
+    fields: dict[str, Any] = {
+        "roles": ("analyst",),
+        "clearance": "internal",
+        "tier": "government",
+        "fingerprint": "ab" * 32,
+    }
     return Caller(identity=SpiffeId(EXCHANGE, IdentityKind.SERVICE, "weather", "desk"), **{**fields, **changes})
 
 
@@ -327,7 +336,9 @@ def allowing(*columns: str, ref: str = "r0", **changes: Any) -> dict[str, Any]:
 @contextmanager
 def scripted_broker(folder: Path, *, heartbeat_s: float = 10.0) -> Iterator[ScriptedBroker]:
     """Run one for the length of the block."""
-    log = AuditLog.create(folder / "broker-log", f"{EXCHANGE}/main/audit/2026", SystemClock(), SystemIds(), reserve_bytes=4096)
+    log = AuditLog.create(
+        folder / "broker-log", f"{EXCHANGE}/main/audit/2026", SystemClock(), SystemIds(), reserve_bytes=4096
+    )
     broker = ScriptedBroker(log, heartbeat_s=heartbeat_s)
 
     def register(server: grpc.Server, guard: Guard) -> None:

@@ -23,7 +23,7 @@ from engine import floors
 from tidegate.core.dataset import Column, Dataset, DatasetClass
 from tidegate.core.decision import ColumnRule, Constraints, Decision, Mask, ResourceDecision
 from tidegate.core.names import DatasetName
-from tidegate.sql import admit, bind, restrict, split
+from tidegate.sql import admit, bind, restrict, split, wall
 from tidegate.sql.model import BoundQuery, FederatedPlan, Floor, Fragment, RenderedSql
 
 SUBJECT_KEY = bytes(range(32))
@@ -155,6 +155,7 @@ class World:
             answer = found[0][0]
         else:
             cursor = self.broker.cursor()
+            wall.check(plan.final, frozenset(fragment.id for fragment in plan.fragments))
             for fragment, (data, _) in zip(plan.fragments, found, strict=True):
                 cursor.register(fragment.id, data)
             answer, more = cut(execute(cursor, plan.final), plan.floors)
@@ -165,10 +166,12 @@ class World:
 
     def ask(self, fragment: Fragment, decision: Decision) -> tuple[pa.Table, int]:
         """Answer a fragment as a node does: from its text and parameters, its own tables, and the decision."""
+        wall.check(fragment.sql, frozenset(map(str, fragment.refs.values())))
         own = {name: item for name, item in self.schema.items() if item.owner == fragment.member and not item.parts}
         bound = bind.bind(admit.admit(fragment.sql.text), own, fragment.sql.parameters, fragment=True)
         assert {leaf.ref: leaf.dataset for leaf in bound.leaves} == dict(fragment.refs)
         made = restrict.restrict(bound, decision.only(tuple(fragment.refs)), KEYS, schema=own, subject_key=SUBJECT_KEY)
+        wall.check(made.query, made.tables)
         cursor = self.nodes[fragment.member].cursor()
         for statement in made.setup:
             cursor.execute(statement)

@@ -393,13 +393,13 @@ def test_a_grant_is_used_once(world: World) -> None:
 @pytest.mark.parametrize(
     "sql",
     [
-        "SELECT content AS \"c0\" FROM read_text('/etc/hostname') AS \"r0\"",
+        'SELECT content AS "c0" FROM read_text(\'/etc/hostname\') AS "r0"',
         'SELECT "r0"."id" AS "c0" FROM "aviation"."nothing" AS "r0"',
         'SELECT "r0"."id" AS "c0" FROM "weather"."flights" AS "r0"',
         'SELECT "r0"."id" AS "c0" FROM "aviation"."flights" AS "r0"; SELECT 1',
         'DELETE FROM "aviation"."flights"',
         "COPY (SELECT 1) TO 'x'",
-        'SELECT ((' + "(" * 500 + "1" + ")" * 500 + '))',
+        "SELECT ((" + "(" * 500 + "1" + ")" * 500 + "))",
         "SELECT \x00",
         "",
     ],
@@ -417,12 +417,12 @@ SLOW_SQL = (
     'SELECT count(*) AS "c0" FROM "aviation"."flights" AS "r0" JOIN "aviation"."flights" AS "r1" '
     'ON "r0"."delay" < "r1"."delay" JOIN "aviation"."flights" AS "r2" ON "r1"."delay" < "r2"."delay"'
 )
-SLOW_REFS = {ref: "aviation.flights" for ref in ("r0", "r1", "r2")}
+SLOW_REFS = dict.fromkeys(("r0", "r1", "r2"), "aviation.flights")
 
 
 def slow_decision() -> dict[str, Any]:
     decision = allowing("delay")
-    decision["resources"] = {ref: decision["resources"]["r0"] for ref in SLOW_REFS}
+    decision["resources"] = dict.fromkeys(SLOW_REFS, decision["resources"]["r0"])
     return decision
 
 

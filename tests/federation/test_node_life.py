@@ -59,7 +59,9 @@ def serving(broker: ScriptedBroker, folder: Path, *datasets: dict[str, Any], **s
         node.stop()
 
 
-def rows(broker: ScriptedBroker, session: Any, sql: str = SQL, refs: Any = None, decision: Any = None, **changes: Any) -> Any:
+def rows(
+    broker: ScriptedBroker, session: Any, sql: str = SQL, refs: Any = None, decision: Any = None, **changes: Any
+) -> Any:
     reply = broker.ask(session, broker.fragment(session, sql, refs or REFS, decision or PLAIN, **changes))
     assert isinstance(reply, Received), reply
     return reply.rows
@@ -137,7 +139,9 @@ class = "open"
         encoding="utf-8",
     )
     command = [sys.executable, "-m", "tidegate", "node", "serve", str(folder)]
-    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, env=os.environ | {"NO_COLOR": "1"})
+    return subprocess.Popen(
+        command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, env=os.environ | {"NO_COLOR": "1"}
+    )
 
 
 def test_a_process_serves_shows_its_status_and_drains(broker: ScriptedBroker, tmp_path: Path) -> None:
@@ -233,15 +237,17 @@ def test_serves_a_postgresql_table(broker: ScriptedBroker, database: str, tmp_pa
         assert (held.rows, held.column("id").maximum, held.column("station").distinct) == (20_000, "19999", None)
         session = broker.attached()
         sql = (
-            'SELECT "r0"."temperature" AS "c0", "r0"."at" AS "c1", "r0"."key" AS "c2", "r0"."wet" AS "c3", "r0"."nothing" AS "c4" '
-            'FROM "aviation"."weather" AS "r0" WHERE "r0"."id" BETWEEN 3 AND 4 ORDER BY 1'
+            'SELECT "r0"."temperature" AS "c0", "r0"."at" AS "c1", "r0"."key" AS "c2", "r0"."wet" AS "c3", '
+            '"r0"."nothing" AS "c4" FROM "aviation"."weather" AS "r0" WHERE "r0"."id" BETWEEN 3 AND 4 ORDER BY 1'
         )
         found = rows(broker, session, sql, WEATHER, allowing("temperature", "at", "key", "wet", "nothing", "id"))
         assert [str(row["c0"]) for row in found] == ["-2.00", "-1.00"]
         assert [row["c1"].isoformat() for row in found] == ["2013-01-01T03:00:00+00:00", "2013-01-01T04:00:00+00:00"]
         assert [row["c3"] for row in found] == [False, True]
         assert [row["c4"] for row in found] == [None, None]
-        counted = rows(broker, session, 'SELECT count(*) AS "c0" FROM "aviation"."weather" AS "r0"', WEATHER, allowing())
+        counted = rows(
+            broker, session, 'SELECT count(*) AS "c0" FROM "aviation"."weather" AS "r0"', WEATHER, allowing()
+        )
         assert counted == [{"c0": 20_000}]
         only = {"type": "field", "field": "day", "operator": "eq", "value": "2013-01-02"}
         sql = 'SELECT count(*) AS "c0", min("r0"."temperature") AS "c1" FROM "aviation"."weather" AS "r0"'
@@ -265,7 +271,8 @@ def test_serves_a_postgresql_table(broker: ScriptedBroker, database: str, tmp_pa
 def test_a_cancel_reaches_the_database(broker: ScriptedBroker, database: str, tmp_path: Path) -> None:
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(
-            "CREATE OR REPLACE VIEW slow AS SELECT id, pg_sleep(CASE WHEN id = 0 THEN 60 ELSE 0 END)::text AS slept FROM weather"
+            """CREATE OR REPLACE VIEW slow AS
+            SELECT id, pg_sleep(CASE WHEN id = 0 THEN 60 ELSE 0 END)::text AS slept FROM weather"""
         )
         broker.node_folder(tmp_path / "identity")
         dataset = {"name": "slow", "source": "postgres", "url": database, "class": "open", "statistics": False}
@@ -274,7 +281,8 @@ def test_a_cancel_reaches_the_database(broker: ScriptedBroker, database: str, tm
             sql = 'SELECT "r0"."slept" AS "c0" FROM "aviation"."slow" AS "r0"'
             fragment = broker.fragment(session, sql, {"r0": "aviation.slow"}, allowing("slept"))
             broker.offer(session, fragment)
-            running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%\"slow\"%' AND state = 'active' AND pid <> pg_backend_pid()"
+            running = """SELECT count(*) FROM pg_stat_activity
+            WHERE query LIKE '%slept%' AND state = 'active' AND pid <> pg_backend_pid()"""
 
             def active() -> bool:
                 found = connection.execute(running).fetchone()

@@ -86,10 +86,9 @@ def test_a_batch_that_does_not_validate_never_leaves() -> None:
     position = second.index((5).to_bytes(4, "little") + (10).to_bytes(4, "little"))
     bad = second[:position] + (1 << 30).to_bytes(4, "little") + second[position + 4 :]
     made, _ = answer(iter([schema, first, bad]))
-    sent = []
+    sent: list[bytes] = []
     with pytest.raises(TidegateError) as caught:
-        for chunk in made.chunks():
-            sent.append(chunk)
+        sent.extend(made.chunks())
     assert caught.value.code is Code.FETCH_INVALID_DATA
     assert sent == [schema, first]
 

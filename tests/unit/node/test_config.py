@@ -114,7 +114,9 @@ def test_datasets_that_are_no_tables_are_a_problem(base: Path) -> None:
     assert "dataset[0]: expected a table" in problems(base, dataset=["x"])
 
 
-@pytest.mark.parametrize(("data", "word"), [(b"[node", "not TOML"), (b"\xff", "cannot be read"), (None, "no such file")])
+@pytest.mark.parametrize(
+    ("data", "word"), [(b"[node", "not TOML"), (b"\xff", "cannot be read"), (None, "no such file")]
+)
 def test_a_file_that_cannot_be_read_is_a_clear_error(tmp_path: Path, data: bytes | None, word: str) -> None:
     path = tmp_path / "node.toml"
     if data is not None:
