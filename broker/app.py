@@ -56,6 +56,7 @@ from tidegate.identity.folder import ExchangeInfo
 
 SWITCH_INTERVAL_S = 0.0005  # appends beside busy threads: p99 15 ms instead of 145 ms (design house.md, Processes)
 ORPHAN_PERIOD_S = 2.0
+DIRECTORY_PERIOD_S = 0.4
 _PRELOAD = ("tidegate.sql.plan", "broker.rewrite")
 _LONG_CALLS = frozenset({"/tidegate.v1.QueryService/Execute"})
 
@@ -143,7 +144,8 @@ class Broker:
         administration.record(
             _started(config.exchange.broker, self._engine.revision),
         )
-        threading.Thread(target=self._sweep, name="orphans", daemon=True).start()
+        for name, work in (("orphans", self._sweep), ("directory", self._refresh)):
+            threading.Thread(target=work, name=name, daemon=True).start()
         self._log.info("broker up", exchange=config.exchange.name, **addresses, policy=self._engine.revision)
         return self.exchange
 
@@ -241,6 +243,14 @@ class Broker:
                     self._log.warning("orphan", entry=found.index)
             except Exception as error:  # noqa: BLE001 - the sweep goes on; what it could not record it finds again
                 self._log.error("orphans could not be recorded", error=repr(error))
+
+    def _refresh(self) -> None:
+        """See what another broker changed in the directory, in time to end streams within a second."""
+        while not self._stopping.wait(DIRECTORY_PERIOD_S):
+            try:
+                self.members.refresh()
+            except Exception as error:  # noqa: BLE001 - calls see it themselves; the watch tries again
+                self._log.error("directory could not be read", error=repr(error))
 
     def stop(self) -> None:
         """Stop taking requests, let those under way end, then close everything."""

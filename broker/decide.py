@@ -7,6 +7,7 @@ reason ``policy_unavailable``; a form of query that the answer does not permit i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
@@ -35,10 +36,13 @@ class Decide:
         request = plan.request
         revision = self._point.revision
         try:
-            self._catalogue.check_purpose(request.purpose, request.legal_basis)
+            legal_basis = self._catalogue.check_purpose(request.purpose, request.legal_basis)
         except TidegateError as error:
             reason = Reason("purpose_unknown", error.message, _ASK_FOR_PURPOSE, "the operator of the exchange")
             return DecidedPlan(plan, {}, _refusal(reason), revision, (), Code.POLICY_PURPOSE)
+        # Whoever named none gets the purpose's only one; from here on everything names it: question, entry, grant.
+        request = replace(request, legal_basis=legal_basis)
+        plan = replace(plan, request=request)
         names = tuple(dict.fromkeys(leaf.dataset for leaf in plan.bound.leaves))
         agreements = self._catalogue.agreements_for(names, request.caller.member, self._clock.now())
         question = build(
@@ -51,6 +55,7 @@ class Decide:
             bound=plan.bound,
             datasets=plan.datasets,
             agreements=agreements,
+            registered=True,  # the catalogue's registry said so, above
         )
         decision, refusal = self._evaluate(plan, question)
         return DecidedPlan(plan, question, decision, revision, tuple(item.id for item in agreements), refusal)

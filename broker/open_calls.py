@@ -144,6 +144,8 @@ class OpenCalls:
 
     def _end(self, call: OpenCall, error: TidegateError, now_s: float) -> None:
         with self._changed:
+            if call.ended is not None:
+                return  # another review was faster: a call ends once, for one reason
             call.ended, call.cancel_at_s = error, now_s + GRACE_S
             hooks = list(call.hooks)
         for hook in hooks:

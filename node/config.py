@@ -10,11 +10,11 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from glob import glob, has_magic
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, get_args
 
+from node.sections import Problems, Section
 from tidegate.core.dataset import SENSITIVITIES, DatasetClass
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import SpiffeId, is_strict_name
@@ -119,16 +119,6 @@ class NodeConfig:
     datasets: tuple[DatasetConfig, ...]
 
 
-class _Problems:
-    """Collects what is wrong, so that one run names everything."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def add(self, where: str, what: str) -> None:
-        self.found.append(f"{where}: {what}")
-
-
 def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
     """Read the file and the environment.
 
@@ -152,11 +142,11 @@ def parse_config(document: Mapping[str, Any], base: Path, environment: Mapping[s
     Raises:
         CallerError: CONFIG_INVALID; the message lists every problem.
     """
-    problems = _Problems()
+    problems = Problems()
     for key in sorted(set(document) - {"node", "limits", "policy", "dataset"}):
         problems.add(key, "unknown section")
-    node = _Section(document.get("node", {}), "node", problems, base, environment)
-    policy = _Section(document.get("policy", {}), "policy", problems, base, environment)
+    node = Section(document.get("node", {}), "node", problems, base, environment)
+    policy = Section(document.get("policy", {}), "policy", problems, base, environment)
     config = NodeConfig(
         identity=node.path("identity", "TIDEGATE_NODE_IDENTITY"),
         state=node.path("state", "TIDEGATE_NODE_STATE"),
@@ -165,7 +155,7 @@ def parse_config(document: Mapping[str, Any], base: Path, environment: Mapping[s
         overlays=policy.files("overlays", folders=True),
         opa_url=policy.text("opa_url", environment_name="TIDEGATE_NODE_OPA_URL"),
         log_level=node.choice("log_level", "info", get_args(LogLevel), "TIDEGATE_NODE_LOG_LEVEL"),
-        limits=_limits(_Section(document.get("limits", {}), "limits", problems, base, environment)),
+        limits=_limits(Section(document.get("limits", {}), "limits", problems, base, environment)),
         datasets=_datasets(document.get("dataset", []), problems, base, environment),
     )
     node.end()
@@ -175,88 +165,7 @@ def parse_config(document: Mapping[str, Any], base: Path, environment: Mapping[s
     return config
 
 
-class _Section:
-    """Reads the keys of one table; what nobody asked for is a problem."""
-
-    def __init__(self, data: Any, where: str, problems: _Problems, base: Path, environment: Mapping[str, str]) -> None:
-        self.where, self.problems, self.base, self.environment = where, problems, base, environment
-        self._data: Mapping[str, Any] = data if isinstance(data, Mapping) else {}
-        self._asked: set[str] = set()
-        if not isinstance(data, Mapping):
-            problems.add(where, "expected a table")
-
-    def end(self) -> None:
-        for key in sorted(set(self._data) - self._asked):
-            self.problems.add(f"{self.where}.{key}", "unknown key")
-
-    def bad(self, key: str, what: str) -> None:
-        self.problems.add(f"{self.where}.{key}", what)
-
-    def take(self, key: str, default: Any, environment_name: str = "") -> Any:
-        self._asked.add(key)
-        if environment_name and self.environment.get(environment_name):
-            return self.environment[environment_name]
-        return self._data.get(key, default)
-
-    def text(self, key: str, default: str = "", *, needed: bool = False, environment_name: str = "") -> str:
-        value = self.take(key, default, environment_name)
-        if not isinstance(value, str) or (needed and not value):
-            self.bad(key, "expected a text")
-            return ""
-        return value
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.take(key, [])
-        value = [value] if isinstance(value, str) else value
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            self.bad(key, "expected a list of texts")
-            return ()
-        return tuple(value)
-
-    def flag(self, key: str, *, default: bool) -> bool:
-        value = self.take(key, default)
-        if not isinstance(value, bool):
-            self.bad(key, "expected true or false")
-            return default
-        return value
-
-    def number(self, key: str, default: int, low: int, high: int) -> int:
-        value = self.take(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.bad(key, f"expected a whole number from {low} to {high}")
-            return default
-        return value
-
-    def choice(self, key: str, default: str, allowed: tuple[str, ...], environment_name: str = "") -> Any:
-        value = self.take(key, default, environment_name)
-        if value not in allowed:
-            self.bad(key, f"expected one of {', '.join(allowed)}")
-            return default
-        return value
-
-    def mapping(self, key: str) -> Mapping[str, str]:
-        value = self.take(key, {})
-        if not isinstance(value, Mapping) or not all(isinstance(item, str) for item in value.values()):
-            self.bad(key, "expected a table of texts")
-            return MappingProxyType({})
-        return MappingProxyType(dict(value))
-
-    def path(self, key: str, environment_name: str) -> Path:
-        return self.base / self.text(key, key, needed=True, environment_name=environment_name)
-
-    def files(self, key: str, *, folders: bool = False) -> tuple[Path, ...]:
-        found: list[Path] = []
-        for text in self.texts(key):
-            place = self.base / text
-            matches = sorted(Path(item) for item in glob(str(place))) if has_magic(text) else [place]
-            files = [match for match in matches if match.is_file() or (folders and match.is_dir())]
-            if not files:
-                self.bad(key, f"no such file: {text}")
-            found.extend(match.resolve() for match in files)
-        return tuple(found)
-
-
-def _brokers(node: _Section) -> tuple[str, ...]:
+def _brokers(node: Section) -> tuple[str, ...]:
     override = node.environment.get("TIDEGATE_NODE_BROKERS", "")
     named = node.texts("brokers")
     brokers = tuple(item.strip() for item in override.split(",") if item.strip()) if override else named
@@ -267,7 +176,7 @@ def _brokers(node: _Section) -> tuple[str, ...]:
     return brokers
 
 
-def _stewards(node: _Section) -> tuple[SpiffeId, ...]:
+def _stewards(node: Section) -> tuple[SpiffeId, ...]:
     found = []
     for text in node.texts("stewards"):
         try:
@@ -277,7 +186,7 @@ def _stewards(node: _Section) -> tuple[SpiffeId, ...]:
     return tuple(found)
 
 
-def _limits(section: _Section) -> EngineLimits:
+def _limits(section: Section) -> EngineLimits:
     usual = EngineLimits()
     limits = EngineLimits(
         planners=section.number("planners", usual.planners, 1, 16),
@@ -297,7 +206,7 @@ def _limits(section: _Section) -> EngineLimits:
     return limits
 
 
-def _datasets(data: Any, problems: _Problems, base: Path, environment: Mapping[str, str]) -> tuple[DatasetConfig, ...]:
+def _datasets(data: Any, problems: Problems, base: Path, environment: Mapping[str, str]) -> tuple[DatasetConfig, ...]:
     if not isinstance(data, list):
         problems.add("dataset", "expected [[dataset]] tables")
         return ()
@@ -305,14 +214,14 @@ def _datasets(data: Any, problems: _Problems, base: Path, environment: Mapping[s
     for position, item in enumerate(data):
         name = item.get("name") if isinstance(item, Mapping) else None
         where = f"dataset[{name if isinstance(name, str) else position}]"
-        found.append(_dataset(_Section(item, where, problems, base, environment)))
+        found.append(_dataset(Section(item, where, problems, base, environment)))
     names = [item.name.casefold() for item in found]
     for name in sorted({name for name in names if name and names.count(name) > 1}):
         problems.add(f"dataset[{name}]", "defined twice")
     return tuple(found)
 
 
-def _dataset(section: _Section) -> DatasetConfig:
+def _dataset(section: Section) -> DatasetConfig:
     name = section.text("name", needed=True)
     if name and not is_strict_name(name):
         section.bad("name", "expected letters, digits, underscore")
@@ -359,7 +268,7 @@ def _dataset(section: _Section) -> DatasetConfig:
     return config
 
 
-def _csv_options(section: _Section) -> Mapping[str, str | tuple[str, ...]]:
+def _csv_options(section: Section) -> Mapping[str, str | tuple[str, ...]]:
     data = section.take("csv", {})
     if not isinstance(data, Mapping):
         section.bad("csv", "expected a table")
@@ -374,7 +283,7 @@ def _csv_options(section: _Section) -> Mapping[str, str | tuple[str, ...]]:
     return MappingProxyType(found)
 
 
-def _url(section: _Section) -> str:
+def _url(section: Section) -> str:
     """Read the database's URL from the environment (preferred: no password in the file) or the file."""
     variable, url = section.text("url_env"), section.text("url")
     if variable and url:
@@ -388,14 +297,14 @@ def _url(section: _Section) -> str:
     return url
 
 
-def _columns(section: _Section) -> Mapping[str, ColumnConfig]:
+def _columns(section: Section) -> Mapping[str, ColumnConfig]:
     data = section.take("columns", {})
     if not isinstance(data, Mapping):
         section.bad("columns", "expected tables")
         return MappingProxyType({})
     found = {}
     for name, item in data.items():
-        column = _Section(item, f"{section.where}.columns.{name}", section.problems, section.base, section.environment)
+        column = Section(item, f"{section.where}.columns.{name}", section.problems, section.base, section.environment)
         found[name] = ColumnConfig(
             description=column.text("description"),
             sensitivity=column.choice("sensitivity", "internal", SENSITIVITIES),

@@ -13,9 +13,9 @@ import structlog
 from node.admit import Admit
 from node.agreements import AgreementStore, read_agreement
 from node.answer import Signer
+from node.conversation import AgreementPushed, Line
 from node.decide import Decide
 from node.execute import Execute
-from node.link import AgreementPushed, Line
 from node.record import Record
 from node.sources import Sources
 from node.values import FragmentOffer, Session
@@ -28,7 +28,7 @@ _ALSO_RECORDED = frozenset({Code.NODE_FRAGMENT, Code.POLICY_UNAVAILABLE})
 
 
 class Gate:
-    """``node.link.Work``. Thread-safe."""
+    """``node.conversation.Work``. Thread-safe."""
 
     def __init__(
         self,

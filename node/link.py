@@ -8,19 +8,30 @@ under way are finished first, as far as the drain time allows.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import structlog
 import tenacity
 
-from node.answer import Answer, Signer
-from node.values import FragmentOffer, Session, Trailer
+from node.conversation import (
+    AgreementPushed,
+    Beat,
+    Cancelled,
+    DescribeAsked,
+    Dialler,
+    Drained,
+    Heard,
+    Line,
+    Offered,
+    Welcomed,
+    Work,
+)
+from node.values import FragmentOffer, Session
 from tidegate.core.clock import Clock, Ids
-from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, TidegateError, error_for
 
 NONCE_BYTES = 16
@@ -30,131 +41,6 @@ SILENCE_BEATS_MAX = 3  # heartbeats that may be missed before a broker counts as
 HEARTBEAT_S_MIN, HEARTBEAT_S_MAX = 0.2, 60.0
 WELCOME_DEADLINE_S = 10.0
 GOOD_SESSION_S = 30.0  # a session that lasted so long starts the back-off afresh
-
-
-@dataclass(frozen=True, slots=True)
-class Welcomed:
-    """The broker took the attachment."""
-
-    broker: str
-    heartbeat_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """Work."""
-
-    offer: FragmentOffer
-
-
-@dataclass(frozen=True, slots=True)
-class Cancelled:
-    """Stop working on a fragment."""
-
-    fragment_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class Beat:
-    """The broker is alive."""
-
-
-@dataclass(frozen=True, slots=True)
-class DescribeAsked:
-    """Say again what you hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class AgreementPushed:
-    """An agreement, or the revocation of one; ``agreement_id`` is what the acknowledgement names."""
-
-    agreement_id: str
-    agreement_json: str
-    signature: bytes
-    chain_pem: bytes
-    revocation_json: str
-
-
-@dataclass(frozen=True, slots=True)
-class Drained:
-    """The broker is going."""
-
-    reconnect_after_s: float
-
-
-Heard = Welcomed | Offered | Cancelled | Beat | DescribeAsked | AgreementPushed | Drained
-
-
-class Line(Protocol):
-    """One open Attach stream. ``hear`` is read by one thread; everything else may be called by any."""
-
-    def hear(self) -> Iterator[Heard]:
-        """Give what the broker says until the line ends; raises the error that ended it."""
-        ...
-
-    def say_answer(self, answer: Answer, sign: Signer) -> Trailer:
-        """Send an answer, on the stream or in a call of its own, and give the signed trailer.
-
-        Raises:
-            TidegateError: whatever ended the answer. The gate then says the failure on the stream; where a call of its own
-                said it before, the broker hears it twice, which is harmless.
-        """
-        ...
-
-    def say_failure(self, fragment_id: str, error: TidegateError) -> None:
-        """Say that a fragment failed."""
-        ...
-
-    def say_description(self, datasets: tuple[Dataset, ...]) -> None:
-        """Say what the node holds."""
-        ...
-
-    def say_acknowledged(self, agreement_id: str, error: TidegateError | None) -> None:
-        """Say that an agreement or revocation is stored, or why not."""
-        ...
-
-    def say_beat(self, count: int) -> None:
-        """Say that the node is alive."""
-        ...
-
-    def renew(self) -> bool:
-        """Renew the certificate over this line's channel if that is due; True when a new one is in place."""
-        ...
-
-    def hang_up(self) -> None:
-        """End the line, from any thread; ``hear`` then ends."""
-        ...
-
-
-class Dialler(Protocol):
-    """Opens lines to one broker."""
-
-    address: str
-
-    def dial(self, nonce: bytes, datasets: tuple[Dataset, ...]) -> Line:
-        """Open the stream and say hello; renews an expired certificate first."""
-        ...
-
-
-class Work(Protocol):
-    """What a link does with what it hears: ``node.gate``."""
-
-    @property
-    def datasets(self) -> tuple[Dataset, ...]:
-        """What the node holds."""
-        ...
-
-    def describe(self) -> tuple[Dataset, ...]:
-        """Look again at what the node holds."""
-        ...
-
-    def serve(self, offer: FragmentOffer, session: Session, line: Line) -> None:
-        """Work on a fragment until its answer or its failure was said; raises nothing."""
-        ...
-
-    def take_agreement(self, pushed: AgreementPushed) -> None:
-        """Verify and keep. Raises TidegateError."""
-        ...
 
 
 @dataclass(slots=True)

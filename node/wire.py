@@ -12,16 +12,7 @@ import grpc
 import structlog
 
 from node.answer import Answer, Signer
-from node.link import (
-    AgreementPushed,
-    Beat,
-    Cancelled,
-    DescribeAsked,
-    Drained,
-    Heard,
-    Offered,
-    Welcomed,
-)
+from node.conversation import AgreementPushed, Beat, Cancelled, DescribeAsked, Drained, Heard, Offered, Welcomed
 from node.values import FragmentOffer, Trailer
 from tidegate.channel import open_channel
 from tidegate.core.clock import Clock

@@ -28,7 +28,9 @@ _OVERLAY_PACKAGE = re.compile(r"package\s+tidegate\.overlay\.([a-z][a-z0-9_]{0,6
 _PACKAGE = re.compile(r"^\s*package\b.*$", re.MULTILINE)
 _COMMENT = re.compile(r"#[^\n]*")
 # What would let a rule reach the world or answer differently the next time: then a decision could not be replayed.
-_IMPURE = re.compile(r"\b(http|net|opa|rand|uuid|io|crypto\.x509|trace|print|time\.now_ns)\s*[.(\[]|\btime\s*\.\s*now_ns")
+_IMPURE = re.compile(
+    r"\b(http|net|opa|rand|uuid|io|crypto\.x509|trace|print|time\.now_ns)\s*[.(\[]|\btime\s*\.\s*now_ns"
+)
 
 
 @dataclass(frozen=True, slots=True)

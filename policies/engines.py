@@ -28,6 +28,14 @@ EMBEDDED_THREADS = 2
 OPA_CALLS_MAX = 8
 OPA_PREFIX = "tidegate/"
 OPA_VERSION_MIN = (1, 20, 1)  # 1.19 fixed an injection, 1.20.0 compared numbers wrongly (design policy.md)
+_FAULTS: tuple[type[Exception], ...] = (
+    requests.RequestException,
+    ValueError,
+    TypeError,
+    AttributeError,
+    KeyError,
+    *(item for item in vars(opa_errors).values() if isinstance(item, type) and issubclass(item, Exception)),
+)
 _PUSHING = "being pushed"
 
 
@@ -93,7 +101,9 @@ class _Compiled:
             self._interpreter.add_data(dict(bundle.data))
             self._bundle = self._interpreter.build(None, [ENTRYPOINT])
         except (regopy.RegoError, ValueError) as error:
-            raise error_for(Code.CONFIG_INVALID, "policy bundle: the rules do not compile", detail=str(error)) from error
+            raise error_for(
+                Code.CONFIG_INVALID, "policy bundle: the rules do not compile", detail=str(error)
+            ) from error
         if not self._bundle.ok():
             raise error_for(Code.CONFIG_INVALID, "policy bundle: the rules do not compile")
 
@@ -226,11 +236,8 @@ def _translated(call: Callable[[], Any]) -> Any:
     """Run a call of the client; whatever it raises becomes ``EngineError``."""
     try:
         return call()
-    except (requests.RequestException, ValueError, TypeError, AttributeError, KeyError, *_OPA_ERRORS) as error:
+    except _FAULTS as error:
         raise EngineError(f"OPA: {error!r}"[:2000]) from error
-
-
-_OPA_ERRORS = tuple(item for item in vars(opa_errors).values() if isinstance(item, type) and issubclass(item, Exception))
 
 
 def _client(url: str, timeout_s: float, token: str | None, ca_file: Path | None) -> OpaClient:

@@ -8,6 +8,7 @@ who calls ``decide`` can get an allow by mistake.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import jsonschema
@@ -83,6 +84,7 @@ class DecisionPoint:
                 raise _unavailable("answer: allows beyond its own end")
 
 
+@cache
 def _validator(name: str) -> Any:
     schema = read_schema(name)
     kind = jsonschema.Draft202012Validator

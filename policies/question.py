@@ -173,7 +173,13 @@ def _column(dataset: Dataset, name: str, leaf: Leaf) -> dict[str, Any]:
     if column is None:
         raise _unavailable(f"question: {dataset.name} has no such column as the query reads")
     roles = sorted(role.value for role in leaf.columns[name])
-    return {"name": name, "type": column.type, "sensitivity": column.sensitivity, "element": column.element, "used_as": roles}
+    return {
+        "name": name,
+        "type": column.type,
+        "sensitivity": column.sensitivity,
+        "element": column.element,
+        "used_as": roles,
+    }
 
 
 def _agreements(

@@ -46,7 +46,9 @@ def require_opa() -> Path:
     """Give the binary; without one skip, or fail where everything is required."""
     binary = opa_binary()
     if binary is None:
-        message = f"no OPA >= {'.'.join(map(str, VERSION_MIN))} on PATH or in the cache, and it could not be built with Go"
+        message = (
+            f"no OPA >= {'.'.join(map(str, VERSION_MIN))} on PATH or in the cache, and it could not be built with Go"
+        )
         if os.environ.get("TIDEGATE_REQUIRE_ALL") == "1":
             pytest.fail(message)
         pytest.skip(message)
@@ -60,7 +62,17 @@ def opa_server(binary: Path, *arguments: str) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = f"127.0.0.1:{port}"
-    command = [str(binary), "run", "--server", "--addr", address, "--log-level", "error", "--disable-telemetry", *arguments]
+    command = [
+        str(binary),
+        "run",
+        "--server",
+        "--addr",
+        address,
+        "--log-level",
+        "error",
+        "--disable-telemetry",
+        *arguments,
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         _wait(f"http://{address}/health", process)

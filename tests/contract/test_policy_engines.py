@@ -37,33 +37,96 @@ from tidegate.core.errors import Code, TidegateError
 
 OVERLAYS = Path(policies.__file__).parent / "overlays"
 PSEUDONYM = {"kind": "pseudonym", "key": "recipient"}
-STATISTICS = {"request": {"purpose": "research.statistics"}, "agreements": [agreement(purposes=["research.statistics"])]}
+STATISTICS = {
+    "request": {"purpose": "research.statistics"},
+    "agreements": [agreement(purposes=["research.statistics"])],
+}
 GRANTED = ("purpose_registered", "agreement", "overlay", "overlay")
 
 OVERLAY_CASES = (
-    Case("filter, mask and limit", question(), True, GRANTED,
-         (("resources.r0.row_filter", ORIGIN), ("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM}), ("resources.r0.columns.origin", {"access": "plain"}), ("resources.r0.constraints.max_rows", 1000000))),
-    Case("two filters are a conjunction", question(agreements=[agreement(row_filter=LATE)]), True, GRANTED,
-         (("resources.r0.row_filter", {"type": "compound", "operator": "and", "value": [LATE, ORIGIN]}),)),
-    Case("the same filter is applied once", question(agreements=[agreement(row_filter=ORIGIN)]), True, GRANTED, (("resources.r0.row_filter", ORIGIN),)),
-    Case("mask without filter", question(**STATISTICS), True, GRANTED,
-         (("resources.r0.row_filter", {}), ("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM}))),
-    Case("the same mask from two sides", question(resources=[resource(masks={"tailnum": PSEUDONYM})]), True, GRANTED,
-         (("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM}),)),
-    Case("two masks are a conflict", question(resources=[resource(masks={"tailnum": {"kind": "redact"}})]), False, ("column_mask_conflict",)),
+    Case(
+        "filter, mask and limit",
+        question(),
+        True,
+        GRANTED,
+        (
+            ("resources.r0.row_filter", ORIGIN),
+            ("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM}),
+            ("resources.r0.columns.origin", {"access": "plain"}),
+            ("resources.r0.constraints.max_rows", 1000000),
+        ),
+    ),
+    Case(
+        "two filters are a conjunction",
+        question(agreements=[agreement(row_filter=LATE)]),
+        True,
+        GRANTED,
+        (("resources.r0.row_filter", {"type": "compound", "operator": "and", "value": [LATE, ORIGIN]}),),
+    ),
+    Case(
+        "the same filter is applied once",
+        question(agreements=[agreement(row_filter=ORIGIN)]),
+        True,
+        GRANTED,
+        (("resources.r0.row_filter", ORIGIN),),
+    ),
+    Case(
+        "mask without filter",
+        question(**STATISTICS),
+        True,
+        GRANTED,
+        (("resources.r0.row_filter", {}), ("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM})),
+    ),
+    Case(
+        "the same mask from two sides",
+        question(resources=[resource(masks={"tailnum": PSEUDONYM})]),
+        True,
+        GRANTED,
+        (("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM}),),
+    ),
+    Case(
+        "two masks are a conflict",
+        question(resources=[resource(masks={"tailnum": {"kind": "redact"}})]),
+        False,
+        ("column_mask_conflict",),
+    ),
     Case("an overlay opens nothing", question(agreements=[]), False, ("agreement_missing",)),
-    Case("groups for those outside", question(caller={"tier": "external"}), True, GRANTED,
-         (("resources.r0.constraints.mode", "aggregate"), ("resources.r0.constraints.min_group_size", 20))),
-    Case("the greater group wins", question(caller={"tier": "external"}, agreements=[agreement(mode="aggregate", min_group_size=100)]), True, GRANTED,
-         (("resources.r0.constraints.min_group_size", 100),)),
-    Case("an element that no predicate may read", question(resources=[resource(columns=[column("origin", element="person.id")])]), True, GRANTED,
-         (("resources.r0.columns.origin", {"access": "plain", "in_predicate": "deny"}),)),
-    Case("an element that no predicate may read, masked", question(resources=[resource(columns=[column("tailnum", element="person.id")])]), True, GRANTED,
-         (("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM, "in_predicate": "deny"}),)),
-    Case("another dataset is left alone",
-         question(resources=[resource(dataset="weather.hourly", owner="weather", **{"class": "open"})], agreements=[]), True, ("purpose_registered", "class_open", "overlay"),
-         (("resources.r0.row_filter", {}), ("resources.r0.constraints.max_rows", 10000000))),
-)  # fmt: skip
+    Case(
+        "groups for those outside",
+        question(caller={"tier": "external"}),
+        True,
+        GRANTED,
+        (("resources.r0.constraints.mode", "aggregate"), ("resources.r0.constraints.min_group_size", 20)),
+    ),
+    Case(
+        "the greater group wins",
+        question(caller={"tier": "external"}, agreements=[agreement(mode="aggregate", min_group_size=100)]),
+        True,
+        GRANTED,
+        (("resources.r0.constraints.min_group_size", 100),),
+    ),
+    Case(
+        "an element that no predicate may read",
+        question(resources=[resource(columns=[column("origin", element="person.id")])]),
+        True,
+        GRANTED,
+        (("resources.r0.columns.origin", {"access": "plain", "in_predicate": "deny"}),),
+    ),
+    Case(
+        "an element that no predicate may read, masked",
+        question(resources=[resource(columns=[column("tailnum", element="person.id")])]),
+        True,
+        GRANTED,
+        (("resources.r0.columns.tailnum", {"access": "masked", "mask": PSEUDONYM, "in_predicate": "deny"}),),
+    ),
+    Case(
+        "another dataset is left alone",
+        question(resources=[resource(dataset="weather.hourly", owner="weather", **{"class": "open"})], agreements=[]),
+        True,
+        ("purpose_registered", "class_open", "overlay"),
+        (("resources.r0.row_filter", {}), ("resources.r0.constraints.max_rows", 10000000)),
+    ),
+)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +170,13 @@ def test_engines_agree_on_generated_questions(server: str) -> None:
         assert first == second, asked
         decision = DecisionPoint(embedded, FixedClock()).decide(asked)
         seen |= {reason.code for reason in decision.reasons}
-    assert {"agreement", "agreement_missing", "column_above_clearance", "column_not_in_agreement", "class_closed"} <= seen
+    assert {
+        "agreement",
+        "agreement_missing",
+        "column_above_clearance",
+        "column_not_in_agreement",
+        "class_closed",
+    } <= seen
     embedded.close()
     opa.close()
 
@@ -181,16 +250,29 @@ def _generated(chance: random.Random) -> dict[str, Any]:
     resources = []
     for number in range(chance.randint(1, 3)):
         columns = [
-            column(name, "INTEGER" if name == "dep_delay" else "VARCHAR", chance.choice(levels[: chance.randint(1, 4)]), chance.choice(("", "", "person.id")))
+            column(
+                name,
+                "INTEGER" if name == "dep_delay" else "VARCHAR",
+                chance.choice(levels[: chance.randint(1, 4)]),
+                chance.choice(("", "", "person.id")),
+            )
             for name in names[: chance.randint(1, 3)]
-        ]  # fmt: skip
+        ]
         kind = chance.choice(("open", "conditional", "conditional", "conditional", "closed"))
         masks = {"tailnum": chance.choice((PSEUDONYM, {"kind": "redact"}))} if chance.random() < 0.3 else {}
         dataset = chance.choice(("aviation.flights", "weather.hourly"))
         resources.append(
-            resource(f"r{number}", columns=columns, masks=masks, dataset=dataset, subject_column=chance.choice(("", "tailnum")),
-                     citation="an act", predicate_deny=["origin"] if chance.random() < 0.2 else [], **{"class": kind})
-        )  # fmt: skip
+            resource(
+                f"r{number}",
+                columns=columns,
+                masks=masks,
+                dataset=dataset,
+                subject_column=chance.choice(("", "tailnum")),
+                citation="an act",
+                predicate_deny=["origin"] if chance.random() < 0.2 else [],
+                **{"class": kind},
+            )
+        )
     agreements = [
         agreement(
             f"a{number}",
@@ -201,9 +283,16 @@ def _generated(chance: random.Random) -> dict[str, Any]:
             mode=chance.choice(("rows", "aggregate")),
             min_group_size=chance.choice((1, 2, 9, 10, 11, 100, 1000)),
             row_filter=chance.choice(({}, ORIGIN, LATE)),
-            expires_at=chance.choice(("2026-11-21T09:59:59.999999Z", "2026-11-21T10:00:01.000000Z", "2027-02-01T00:00:00.000000Z")),
+            expires_at=chance.choice(
+                ("2026-11-21T09:59:59.999999Z", "2026-11-21T10:00:01.000000Z", "2027-02-01T00:00:00.000000Z")
+            ),
         )
         for number in range(chance.randint(0, 6))
     ]
     who = {"clearance": chance.choice(levels[1:]), "tier": chance.choice(("government", "government", "external"))}
-    return question(caller=who, request={"purpose": chance.choice((PURPOSE, "research.statistics"))}, resources=resources, agreements=agreements)
+    return question(
+        caller=who,
+        request={"purpose": chance.choice((PURPOSE, "research.statistics"))},
+        resources=resources,
+        agreements=agreements,
+    )

@@ -73,12 +73,20 @@ def test_the_good_answer_is_accepted() -> None:
     assert DecisionPoint(AnsweringEngine(good_answer()), FixedClock()).decide(question()).allow
 
 
-@pytest.mark.parametrize("error", [EngineError("away"), TimeoutError(), OSError("down"), RuntimeError("x"), RecursionError(), MemoryError()], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [EngineError("away"), TimeoutError(), OSError("down"), RuntimeError("x"), RecursionError(), MemoryError()],
+    ids=repr,
+)
 def test_engine_that_raises_is_refused(error: Exception) -> None:
     refuses(error)
 
 
-@pytest.mark.parametrize("answer", [None, {}, [], "", "allow", True, 1, {"decision": {}}, {"revision": REVISION}, {"result": True}, [good_answer()]], ids=repr)
+@pytest.mark.parametrize(
+    "answer",
+    [None, {}, [], "", "allow", True, 1, {"decision": {}}, {"revision": REVISION}, {"result": True}, [good_answer()]],
+    ids=repr,
+)
 def test_answer_of_another_form_is_refused(answer: Any) -> None:
     refuses(answer)
 
@@ -104,7 +112,9 @@ OBJECT_PATHS = [(), *(path for path in ALL_PATHS if isinstance(_walk(good_answer
 OPTIONAL = {("decision", "resources", "r0", "columns", name) for name in ("dep_delay", "origin", "tailnum")}
 
 
-@pytest.mark.parametrize("path", [path for path in ALL_PATHS if path not in OPTIONAL], ids=lambda path: "/".join(map(str, path)))
+@pytest.mark.parametrize(
+    "path", [path for path in ALL_PATHS if path not in OPTIONAL], ids=lambda path: "/".join(map(str, path))
+)
 def test_missing_key_is_refused(path: tuple[Any, ...]) -> None:
     answer = good_answer()
     del _walk(answer, path[:-1])[path[-1]]
@@ -127,8 +137,13 @@ def test_unknown_key_is_refused(path: tuple[Any, ...]) -> None:
 
 
 PROPER = {
-    "code": (str,), "text": (str,), "allowed_aggregates": (list,), "keys_may_go_to": (list,), "expires_at": (type(None),), "cache_until": (type(None),),
-}  # fmt: skip
+    "code": (str,),
+    "text": (str,),
+    "allowed_aggregates": (list,),
+    "keys_may_go_to": (list,),
+    "expires_at": (type(None),),
+    "cache_until": (type(None),),
+}
 WRONG = [
     (path, value)
     for path in ALL_PATHS
@@ -137,7 +152,9 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("path", "value"), WRONG, ids=lambda part: "/".join(map(str, part)) if isinstance(part, tuple) else repr(part))
+@pytest.mark.parametrize(
+    ("path", "value"), WRONG, ids=lambda part: "/".join(map(str, part)) if isinstance(part, tuple) else repr(part)
+)
 def test_value_of_another_type_is_refused(path: tuple[Any, ...], value: Any) -> None:
     answer = good_answer()
     assert _walk(answer, path) != value
@@ -264,7 +281,17 @@ def test_answer_looser_than_the_question_justifies_is_refused(asked: dict[str, A
     assert what in refuses(good_answer(), asked)
 
 
-@pytest.mark.parametrize("change", [{"version": 2}, {"resources": None}, {"extra": 1}, {"request": {"time": "now"}}, {"resources": [resource(), resource()]}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": 2},
+        {"resources": None},
+        {"extra": 1},
+        {"request": {"time": "now"}},
+        {"resources": [resource(), resource()]},
+    ],
+    ids=str,
+)
 def test_question_that_is_not_valid_is_refused(change: dict[str, Any]) -> None:
     refuses(good_answer(), question(**change))
 
@@ -310,7 +337,10 @@ def test_overlay_that_is_not_well_formed_refuses(tmp_path: Path, body: str) -> N
 @pytest.mark.parametrize(
     ("body", "code"),
     [
-        ('restrictions := {"r0": {"refuse": [{"code": "not_today", "text": "the register is being rebuilt"}]}}', "not_today"),
+        (
+            'restrictions := {"r0": {"refuse": [{"code": "not_today", "text": "the register is being rebuilt"}]}}',
+            "not_today",
+        ),
         ('restrictions := {"r0": {"deny": ["origin"]}}', "column_denied_by_overlay"),
         ('restrictions := {"r0": {"mode": "closed"}}', "closed_by_overlay"),
     ],
@@ -438,7 +468,11 @@ def test_server_error_is_refused(status: int) -> None:
     _refused_over(lambda handler: handler.reply(status, _answer(load().revision)))
 
 
-@pytest.mark.parametrize("body", [b"", b"{}", b"null", b"[]", b'{"result": null}', b'{"result": true}', b"<html>", b'{"result": ', b"\xff\xfe"], ids=repr)
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{}", b"null", b"[]", b'{"result": null}', b'{"result": true}', b"<html>", b'{"result": ', b"\xff\xfe"],
+    ids=repr,
+)
 def test_server_that_answers_nothing_useful_is_refused(body: bytes) -> None:
     _refused_over(lambda handler: handler.raw(200, body))
 
@@ -503,7 +537,16 @@ def test_server_that_keeps_another_text_is_not_used() -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://opa.example:8181", "http://10.0.0.1:8181", "ftp://localhost", "localhost:8181", "http://", "https://h/path", "https://h?x=1"]
+    "url",
+    [
+        "http://opa.example:8181",
+        "http://10.0.0.1:8181",
+        "ftp://localhost",
+        "localhost:8181",
+        "http://",
+        "https://h/path",
+        "https://h?x=1",
+    ],
 )
 def test_url_that_could_be_forged_or_is_not_one_is_refused(url: str) -> None:
     with pytest.raises(TidegateError) as caught:

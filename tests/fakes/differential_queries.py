@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one query a line reads better than a wrapped one
 """The queries of the differential suite, in groups. Every one must give the same answer federated and local.
 
 Answers are compared as multisets, or in order where ``ordered``. What is not deterministic in SQL itself (ties) is not used.

@@ -16,10 +16,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.app import Node
 from node.config import parse_config
+from policies.engines import EngineError
 from tests.fakes.scripted_broker import PURPOSE, Attached, Received, ScriptedBroker, allowing, scripted_broker
 from tidegate.core.agreement import Agreement
 from tidegate.core.canonical import canonical
 from tidegate.core.clock import SystemClock, SystemIds, timestamp
+from tidegate.core.errors import Code, error_for
 from tidegate.core.names import DatasetName, IdentityKind
 from tidegate.identity.documents import sign_document
 from tidegate.identity.folder import LocalIdentity
@@ -160,6 +162,44 @@ def test_records_the_execution_before_it_answers(world: World) -> None:
 def test_parameters_reach_the_worker_as_values(world: World) -> None:
     sql = 'SELECT "r0"."id" AS "c0" FROM "aviation"."flights" AS "r0" WHERE "r0"."origin" = $1 AND "r0"."id" < $2'
     assert world.rows(sql, REFS, allowing("id", "origin"), parameters=("LGA", 6)) == [{"c0": 1}, {"c0": 4}]
+
+
+class FullLog:
+    """A log that accepts nothing any more."""
+
+    def append(self, *_: Any, **__: Any) -> Any:
+        raise error_for(Code.AUDIT_UNAVAILABLE)
+
+
+def test_no_record_no_data(world: World) -> None:
+    record = world.node._gate._record
+    genuine = record._log
+    record._log = FullLog()  # type: ignore[assignment]
+    try:
+        assert world.refused(FLIGHTS_SQL, REFS, PLAIN).code == "TG-AUDIT-001"
+    finally:
+        record._log = genuine
+    assert world.rows(FLIGHTS_SQL, REFS, PLAIN)
+
+
+class NoEngine:
+    """A policy engine that is away."""
+
+    revision = "sha256:" + "00" * 32
+
+    def ask(self, question: Any) -> Any:
+        raise EngineError("away")
+
+
+def test_no_decision_no_data(world: World) -> None:
+    point = world.node._point
+    genuine = point._engine
+    point._engine = NoEngine()
+    try:
+        assert world.refused(FLIGHTS_SQL, REFS, PLAIN).code == "TG-POLICY-002"
+    finally:
+        point._engine = genuine
+    assert world.rows(FLIGHTS_SQL, REFS, PLAIN)
 
 
 # --- the decision: the stricter of the two

@@ -112,11 +112,11 @@ class SpiffeId:
 
     def __post_init__(self) -> None:
         """Check every part."""
-        good = _TRUST_DOMAIN.match(self.exchange) and _PATH_NAME.match(self.name)
+        good = bool(_TRUST_DOMAIN.match(self.exchange) and _PATH_NAME.match(self.name))
         if self.kind is IdentityKind.BROKER:
             good = good and self.member == ""
         else:
-            good = good and _MEMBER.match(self.member)
+            good = good and bool(_MEMBER.match(self.member))
         if not good:
             raise error_for(Code.ID_CERTIFICATE_INVALID, "identity: not of the exchange's form")
 

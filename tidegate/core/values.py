@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, date, datetime, time
 from decimal import Decimal, InvalidOperation
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from tidegate.core.errors import Code, error_for
 
@@ -77,7 +77,7 @@ def _decode_scalar(kind: str, text: str) -> Value:  # noqa: PLR0911 - one line a
         case "n":
             return None
         case "b":
-            return {"1": True, "0": False}[text] if text in ("0", "1") else _bad()
+            return text == "1" if text in ("0", "1") else _bad()
         case "i":
             return int(text) if len(text) <= 40 else _bad()
         case "f":
@@ -98,5 +98,5 @@ def _decode_scalar(kind: str, text: str) -> Value:  # noqa: PLR0911 - one line a
     return _bad()
 
 
-def _bad() -> Any:
+def _bad() -> NoReturn:
     raise ValueError("form")

@@ -63,7 +63,7 @@ def scan(
     said = [text for text in map(printer.condition, conditions) if text is not None]
     where = f" WHERE {' AND '.join(said)}" if said else ""
     source = ".".join(quoted(part) for part in table)
-    return RenderedSql(f"SELECT {items} FROM {source}{where}", tuple(printer.values))
+    return RenderedSql(f"SELECT {items} FROM {source}{where}", tuple(printer.values))  # noqa: S608 - quoted names and our own print
 
 
 def quoted(name: str) -> str:
@@ -71,8 +71,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-class _Unsaid(Exception):  # noqa: N818 - a signal inside this module, never an error
-    """The condition has no exact form."""
+class _Unsaid(Exception):
+    """The condition has no exact form; a signal inside this module, never an error of anybody's."""
 
 
 class _Printer:

@@ -264,6 +264,6 @@ def _partitions(select: exp.Select) -> list[list[exp.Expr]]:
         *(select.args.get("windows") or ()),
     ]
     for part in parts:
-        for window in part.find_all(exp.Window) if part is not None else ():
-            found.append(list(window.args.get("partition_by") or ()))
+        if part is not None:
+            found.extend(list(window.args.get("partition_by") or ()) for window in part.find_all(exp.Window))
     return found

@@ -13,22 +13,8 @@ import pytest
 import structlog
 
 from node.answer import Answer, Signer
-from node.link import (
-    BACKOFF_S_MAX,
-    BACKOFF_S_MIN,
-    AgreementPushed,
-    Beat,
-    Cancelled,
-    DescribeAsked,
-    Drained,
-    Heard,
-    Line,
-    Link,
-    LinkState,
-    Offered,
-    Welcomed,
-    backoff_s,
-)
+from node.conversation import AgreementPushed, Beat, Cancelled, DescribeAsked, Drained, Heard, Line, Offered, Welcomed
+from node.link import BACKOFF_S_MAX, BACKOFF_S_MIN, Link, LinkState, backoff_s
 from node.values import FragmentOffer, Session, Trailer
 from tidegate.core.clock import SystemClock, SystemIds
 from tidegate.core.dataset import Dataset

@@ -25,7 +25,8 @@ def make(tmp_path: Path) -> Make:
     connection.execute("CREATE SCHEMA inner_schema")
     connection.execute(
         """CREATE TABLE inner_schema.people AS SELECT i AS id, 'name ' || i % 10 AS name,
-        DATE '2020-01-01' + i::INTEGER AS born, (i / 4)::DECIMAL(8,2) AS wage, [i, i + 1] AS list, i::BIT AS odd FROM range(100) t(i)"""
+        DATE '2020-01-01' + i::INTEGER AS born, (i / 4)::DECIMAL(8,2) AS wage, [i, i + 1] AS list,
+        i::BIT AS odd FROM range(100) t(i)"""
     )
     connection.execute(f"COPY (SELECT * EXCLUDE odd FROM inner_schema.people) TO '{tmp_path}/people.parquet'")
     connection.close()

@@ -85,7 +85,14 @@ def question(**changes: Any) -> dict[str, Any]:
         "registered": None,
         "resources": [resource()],
         "agreements": [agreement()],
-        "query": {"aggregated": False, "group_by": [], "functions": [], "joins": [], "set_operations": [], "limit": None},
+        "query": {
+            "aggregated": False,
+            "group_by": [],
+            "functions": [],
+            "joins": [],
+            "set_operations": [],
+            "limit": None,
+        },
     }
     for key, value in changes.items():
         base[key] = {**base[key], **value} if key in ("caller", "request") else value
@@ -107,52 +114,244 @@ ORIGIN = {"type": "field", "field": "origin", "operator": "in", "value": ["JFK",
 LATE = {"type": "field", "field": "dep_delay", "operator": "gt", "value": 15}
 GRANTED = ("purpose_registered", "agreement")
 OPEN = resource(**{"class": "open"})
-AWKWARD = {"type": "field", "field": "origin", "operator": "eq", "value": 'a"b\\c\n\u2028\u00e9\u4e2d\U0001f600 {{ ' + "'; --"}
+AWKWARD = {
+    "type": "field",
+    "field": "origin",
+    "operator": "eq",
+    "value": 'a"b\\c\n\u2028\u00e9\u4e2d\U0001f600 {{ ' + "'; --",
+}
 BIG = {"type": "field", "field": "dep_delay", "operator": "in", "value": [9007199254740993, -1, 0, 10**6, None]}
 
 CASES = (
-    Case("agreement opens rows", question(), True, GRANTED, (("resources.r0.row_filter", {}), ("resources.r0.constraints.mode", "rows"))),
-    Case("obligation ends with the agreement", question(), True, GRANTED, (("obligations.expires_at", "2027-01-01T00:00:00.000000Z"),)),
-    Case("open needs no agreement", question(resources=[OPEN], agreements=[]), True, ("purpose_registered", "class_open"), (("obligations.expires_at", None),)),
-    Case("a query without datasets", question(resources=[], agreements=[]), True, ("purpose_registered",), (("resources", {}),)),
-    Case("no agreement", question(agreements=[]), False, ("agreement_missing",), (("resources.r0.columns", {}), ("resources.r0.constraints.mode", "closed"))),
-    Case("agreement of another dataset", question(agreements=[agreement(dataset="aviation.airlines")]), False, ("agreement_missing",)),
-    Case("agreement of another grantee", question(agreements=[agreement(grantee="police")]), False, ("agreement_missing",)),
-    Case("agreement for another purpose", question(agreements=[agreement(purposes=["epidemic.control"])]), False, ("agreement_missing",)),
-    Case("agreement ends at this moment", question(agreements=[agreement(expires_at="2026-11-21T10:00:00.000000Z")]), False, ("agreement_expired",)),
-    Case("agreement ends a microsecond later", question(agreements=[agreement(expires_at="2026-11-21T10:00:00.000001Z")]), True, GRANTED),
-    Case("agreement with other columns", question(agreements=[agreement(columns=["origin"])]), False, ("column_not_in_agreement",) * 2),
-    Case("agreement's filter", question(agreements=[agreement(row_filter=ORIGIN)]), True, GRANTED, (("resources.r0.row_filter", ORIGIN),)),
-    Case("texts pass unchanged", question(agreements=[agreement(row_filter=AWKWARD)]), True, GRANTED, (("resources.r0.row_filter", AWKWARD),)),
-    Case("numbers pass unchanged", question(agreements=[agreement(row_filter=BIG)]), True, GRANTED, (("resources.r0.row_filter", BIG),)),
-    Case("agreement for groups", question(agreements=[agreement(mode="aggregate", min_group_size=10)]), True, GRANTED,
-         (("resources.r0.constraints.mode", "aggregate"), ("resources.r0.constraints.min_group_size", 10), ("resources.r0.constraints.count_entity", "tailnum"), ("resources.r0.constraints.allowed_aggregates", ["count", "sum", "avg"]))),
-    Case("groups are never of one", question(agreements=[agreement(mode="aggregate", min_group_size=1)]), True, GRANTED, (("resources.r0.constraints.min_group_size", 2),)),
-    Case("groups of nobody", question(resources=[resource(subject_column="")], agreements=[agreement(mode="aggregate")]), False, ("subject_unknown",)),
-    Case("of two agreements the one that covers the columns",
-         question(agreements=[agreement("a1", columns=["origin"]), agreement("a2", mode="aggregate", min_group_size=5)]), True, GRANTED, (("resources.r0.constraints.mode", "aggregate"),)),
-    Case("of two that cover the wider one", question(agreements=[agreement("a1", mode="aggregate", min_group_size=5), agreement("a2")]), True, GRANTED, (("resources.r0.constraints.mode", "rows"),)),
-    Case("agreements are never mixed",
-         question(agreements=[agreement("a1", columns=["origin", "dep_delay"], row_filter=ORIGIN), agreement("a2", columns=["tailnum"])]), False, ("column_not_in_agreement",)),
-    Case("closed", question(resources=[resource(**{"class": "closed", "citation": "Secrets Act 9"})]), False, ("class_closed",)),
-    Case("clearance", question(resources=[resource(columns=[column("origin", sensitivity="restricted")])]), False, ("column_above_clearance",)),
-    Case("cleared", question(caller={"clearance": "secret"}, resources=[resource(columns=[column("origin", sensitivity="secret")])]), True, GRANTED, (("resources.r0.columns.origin", {"access": "plain"}),)),
-    Case("declared mask", question(resources=[resource(masks={"tailnum": {"kind": "pseudonym", "key": "recipient"}}, predicate_deny=["tailnum"])]), True, GRANTED,
-         (("resources.r0.columns.tailnum", {"access": "masked", "mask": {"kind": "pseudonym", "key": "recipient"}, "in_predicate": "deny"}), ("resources.r0.columns.origin", {"access": "plain"}))),
-    Case("unregistered purpose", question(request={"purpose": "curiosity"}, agreements=[agreement(purposes=["curiosity"])]), False, ("purpose_unknown", "legal_basis_unknown")),
-    Case("empty purpose", question(request={"purpose": ""}, resources=[OPEN]), False, ("purpose_unknown", "legal_basis_unknown")),
+    Case(
+        "agreement opens rows",
+        question(),
+        True,
+        GRANTED,
+        (("resources.r0.row_filter", {}), ("resources.r0.constraints.mode", "rows")),
+    ),
+    Case(
+        "obligation ends with the agreement",
+        question(),
+        True,
+        GRANTED,
+        (("obligations.expires_at", "2027-01-01T00:00:00.000000Z"),),
+    ),
+    Case(
+        "open needs no agreement",
+        question(resources=[OPEN], agreements=[]),
+        True,
+        ("purpose_registered", "class_open"),
+        (("obligations.expires_at", None),),
+    ),
+    Case(
+        "a query without datasets",
+        question(resources=[], agreements=[]),
+        True,
+        ("purpose_registered",),
+        (("resources", {}),),
+    ),
+    Case(
+        "no agreement",
+        question(agreements=[]),
+        False,
+        ("agreement_missing",),
+        (("resources.r0.columns", {}), ("resources.r0.constraints.mode", "closed")),
+    ),
+    Case(
+        "agreement of another dataset",
+        question(agreements=[agreement(dataset="aviation.airlines")]),
+        False,
+        ("agreement_missing",),
+    ),
+    Case(
+        "agreement of another grantee",
+        question(agreements=[agreement(grantee="police")]),
+        False,
+        ("agreement_missing",),
+    ),
+    Case(
+        "agreement for another purpose",
+        question(agreements=[agreement(purposes=["epidemic.control"])]),
+        False,
+        ("agreement_missing",),
+    ),
+    Case(
+        "agreement ends at this moment",
+        question(agreements=[agreement(expires_at="2026-11-21T10:00:00.000000Z")]),
+        False,
+        ("agreement_expired",),
+    ),
+    Case(
+        "agreement ends a microsecond later",
+        question(agreements=[agreement(expires_at="2026-11-21T10:00:00.000001Z")]),
+        True,
+        GRANTED,
+    ),
+    Case(
+        "agreement with other columns",
+        question(agreements=[agreement(columns=["origin"])]),
+        False,
+        ("column_not_in_agreement",) * 2,
+    ),
+    Case(
+        "agreement's filter",
+        question(agreements=[agreement(row_filter=ORIGIN)]),
+        True,
+        GRANTED,
+        (("resources.r0.row_filter", ORIGIN),),
+    ),
+    Case(
+        "texts pass unchanged",
+        question(agreements=[agreement(row_filter=AWKWARD)]),
+        True,
+        GRANTED,
+        (("resources.r0.row_filter", AWKWARD),),
+    ),
+    Case(
+        "numbers pass unchanged",
+        question(agreements=[agreement(row_filter=BIG)]),
+        True,
+        GRANTED,
+        (("resources.r0.row_filter", BIG),),
+    ),
+    Case(
+        "agreement for groups",
+        question(agreements=[agreement(mode="aggregate", min_group_size=10)]),
+        True,
+        GRANTED,
+        (
+            ("resources.r0.constraints.mode", "aggregate"),
+            ("resources.r0.constraints.min_group_size", 10),
+            ("resources.r0.constraints.count_entity", "tailnum"),
+            ("resources.r0.constraints.allowed_aggregates", ["count", "sum", "avg"]),
+        ),
+    ),
+    Case(
+        "groups are never of one",
+        question(agreements=[agreement(mode="aggregate", min_group_size=1)]),
+        True,
+        GRANTED,
+        (("resources.r0.constraints.min_group_size", 2),),
+    ),
+    Case(
+        "groups of nobody",
+        question(resources=[resource(subject_column="")], agreements=[agreement(mode="aggregate")]),
+        False,
+        ("subject_unknown",),
+    ),
+    Case(
+        "of two agreements the one that covers the columns",
+        question(agreements=[agreement("a1", columns=["origin"]), agreement("a2", mode="aggregate", min_group_size=5)]),
+        True,
+        GRANTED,
+        (("resources.r0.constraints.mode", "aggregate"),),
+    ),
+    Case(
+        "of two that cover the wider one",
+        question(agreements=[agreement("a1", mode="aggregate", min_group_size=5), agreement("a2")]),
+        True,
+        GRANTED,
+        (("resources.r0.constraints.mode", "rows"),),
+    ),
+    Case(
+        "agreements are never mixed",
+        question(
+            agreements=[
+                agreement("a1", columns=["origin", "dep_delay"], row_filter=ORIGIN),
+                agreement("a2", columns=["tailnum"]),
+            ]
+        ),
+        False,
+        ("column_not_in_agreement",),
+    ),
+    Case(
+        "closed",
+        question(resources=[resource(**{"class": "closed", "citation": "Secrets Act 9"})]),
+        False,
+        ("class_closed",),
+    ),
+    Case(
+        "clearance",
+        question(resources=[resource(columns=[column("origin", sensitivity="restricted")])]),
+        False,
+        ("column_above_clearance",),
+    ),
+    Case(
+        "cleared",
+        question(
+            caller={"clearance": "secret"}, resources=[resource(columns=[column("origin", sensitivity="secret")])]
+        ),
+        True,
+        GRANTED,
+        (("resources.r0.columns.origin", {"access": "plain"}),),
+    ),
+    Case(
+        "declared mask",
+        question(
+            resources=[
+                resource(masks={"tailnum": {"kind": "pseudonym", "key": "recipient"}}, predicate_deny=["tailnum"])
+            ]
+        ),
+        True,
+        GRANTED,
+        (
+            (
+                "resources.r0.columns.tailnum",
+                {"access": "masked", "mask": {"kind": "pseudonym", "key": "recipient"}, "in_predicate": "deny"},
+            ),
+            ("resources.r0.columns.origin", {"access": "plain"}),
+        ),
+    ),
+    Case(
+        "unregistered purpose",
+        question(request={"purpose": "curiosity"}, agreements=[agreement(purposes=["curiosity"])]),
+        False,
+        ("purpose_unknown", "legal_basis_unknown"),
+    ),
+    Case(
+        "empty purpose",
+        question(request={"purpose": ""}, resources=[OPEN]),
+        False,
+        ("purpose_unknown", "legal_basis_unknown"),
+    ),
     Case("registry says no", question(registered=False), False, ("purpose_unknown", "legal_basis_unknown")),
-    Case("registry knows a purpose that the bundle does not", question(registered=True, request={"purpose": "new.one"}, agreements=[agreement(purposes=["new.one"])]), True, GRANTED),
-    Case("another legal basis", question(registered=True, request={"legal_basis": "law.b"}, agreements=[agreement(legal_basis="law.a")]), False, ("agreement_missing",)),
-    Case("the same legal basis", question(registered=True, request={"legal_basis": "law.a"}, agreements=[agreement(legal_basis="law.a")]), True, GRANTED),
+    Case(
+        "registry knows a purpose that the bundle does not",
+        question(registered=True, request={"purpose": "new.one"}, agreements=[agreement(purposes=["new.one"])]),
+        True,
+        GRANTED,
+    ),
+    Case(
+        "another legal basis",
+        question(registered=True, request={"legal_basis": "law.b"}, agreements=[agreement(legal_basis="law.a")]),
+        False,
+        ("agreement_missing",),
+    ),
+    Case(
+        "the same legal basis",
+        question(registered=True, request={"legal_basis": "law.a"}, agreements=[agreement(legal_basis="law.a")]),
+        True,
+        GRANTED,
+    ),
     Case("no role", question(caller={"roles": ["steward", "auditor"]}), False, ("role_missing",)),
     Case("a node asks", question(caller={"kind": "node"}), False, ("caller_kind",)),
     Case("a broker asks", question(caller={"kind": "broker"}), False, ("caller_kind",)),
     Case("emergency", question(request={"emergency": "flood"}), False, ("emergency_unavailable",)),
-    Case("two instances, one refused", question(resources=[resource(), resource("r1", dataset="tax.payers", owner="tax")]), False, ("agreement_missing",),
-         (("resources.r0.allow", True), ("resources.r1.allow", False))),
-    Case("self join", question(resources=[resource(), resource("r1")]), True, ("purpose_registered", "agreement", "agreement")),
-)  # fmt: skip
+    Case(
+        "two instances, one refused",
+        question(resources=[resource(), resource("r1", dataset="tax.payers", owner="tax")]),
+        False,
+        ("agreement_missing",),
+        (("resources.r0.allow", True), ("resources.r1.allow", False)),
+    ),
+    Case(
+        "self join",
+        question(resources=[resource(), resource("r1")]),
+        True,
+        ("purpose_registered", "agreement", "agreement"),
+    ),
+)
 
 
 def at(document: Any, path: str) -> Any:

@@ -23,8 +23,14 @@ SHAPE = {"aggregated": False, "group_by": [], "functions": [], "joins": [], "set
 
 
 def flights(**changes: Any) -> Dataset:
-    columns = (Column("origin", "VARCHAR"), Column("tailnum", "VARCHAR", sensitivity="restricted"), Column("day", "DATE"))
-    base = Dataset(FLIGHTS, "aviation", "hangar", "Flights", DatasetClass.CONDITIONAL, columns, extra={"mask.tailnum": "pseudonym"})
+    columns = (
+        Column("origin", "VARCHAR"),
+        Column("tailnum", "VARCHAR", sensitivity="restricted"),
+        Column("day", "DATE"),
+    )
+    base = Dataset(
+        FLIGHTS, "aviation", "hangar", "Flights", DatasetClass.CONDITIONAL, columns, extra={"mask.tailnum": "pseudonym"}
+    )
     return replace(base, **changes)
 
 
@@ -35,27 +41,56 @@ def bound(*columns: str, dataset: DatasetName = FLIGHTS) -> BoundQuery:
 
 def terms(**changes: Any) -> Agreement:
     fields: dict[str, Any] = {
-        "id": "a1", "dataset": FLIGHTS, "owner": "aviation", "grantee": "health", "purposes": (PURPOSE,), "legal_basis": "",
-        "columns": ("origin",), "mode": "rows", "min_group_size": 1, "row_filter": {}, "issued_at": "2026-01-01T00:00:00Z",
-        "expires_at": "2027-01-01T01:00:00+01:00", "granted_by": "spiffe://x/member/aviation/person/s",
-    }  # fmt: skip
+        "id": "a1",
+        "dataset": FLIGHTS,
+        "owner": "aviation",
+        "grantee": "health",
+        "purposes": (PURPOSE,),
+        "legal_basis": "",
+        "columns": ("origin",),
+        "mode": "rows",
+        "min_group_size": 1,
+        "row_filter": {},
+        "issued_at": "2026-01-01T00:00:00Z",
+        "expires_at": "2027-01-01T01:00:00+01:00",
+        "granted_by": "spiffe://x/member/aviation/person/s",
+    }
     return Agreement(**{**fields, **changes})
 
 
 def asked(query: BoundQuery, dataset: Dataset, *agreements: Agreement) -> dict[str, Any]:
     return build(
-        caller(), request_id="ab", time=NOW, purpose=PURPOSE, legal_basis="", door="grpc", bound=query,
-        datasets={dataset.name: dataset}, agreements=agreements,
-    )  # fmt: skip
+        caller(),
+        request_id="ab",
+        time=NOW,
+        purpose=PURPOSE,
+        legal_basis="",
+        door="grpc",
+        bound=query,
+        datasets={dataset.name: dataset},
+        agreements=agreements,
+    )
 
 
 def grant(**changes: Any) -> Grant:
     question = asked(bound("origin"), flights())
     fields: dict[str, Any] = {
-        "id": "00", "broker": "b", "node": "n", "session": "s", "issued_at": "i", "expires_at": "e", "request": question["request"],
-        "caller": question["caller"], "caller_fingerprint": "f", "query": question["query"], "decision": {},
-        "refs": {"r0": "aviation.flights"}, "fragment": "", "entry": "", "receipt": "",
-    }  # fmt: skip
+        "id": "00",
+        "broker": "b",
+        "node": "n",
+        "session": "s",
+        "issued_at": "i",
+        "expires_at": "e",
+        "request": question["request"],
+        "caller": question["caller"],
+        "caller_fingerprint": "f",
+        "query": question["query"],
+        "decision": {},
+        "refs": {"r0": "aviation.flights"},
+        "fragment": "",
+        "entry": "",
+        "receipt": "",
+    }
     return Grant(**{**fields, **changes})
 
 
@@ -120,7 +155,9 @@ def test_declared_masks_are_read(text: str, mask: dict[str, Any], guarded: bool)
     jsonschema.validate(asked(bound("tailnum"), dataset), read_schema("question"))
 
 
-@pytest.mark.parametrize("text", ["", "rot13", "null:x", "bucket", "bucket:ten", "bucket:-1", "last_n:", "redact;shown", "truncate_date"])
+@pytest.mark.parametrize(
+    "text", ["", "rot13", "null:x", "bucket", "bucket:ten", "bucket:-1", "last_n:", "redact;shown", "truncate_date"]
+)
 def test_declared_mask_that_cannot_be_read_refuses(text: str) -> None:
     with pytest.raises(TidegateError) as caught:
         asked(bound("tailnum"), flights(extra={"mask.tailnum": text}))

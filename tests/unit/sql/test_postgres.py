@@ -1,4 +1,4 @@
-"""The PostgreSQL scan: a superset of what the restricted fragment needs, and nothing that the two engines may read differently."""
+"""The PostgreSQL scan: a superset of what the fragment needs, and nothing that the engines may read differently."""
 
 from __future__ import annotations
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one query a line reads better than a wrapped one
 """Leaf pushdown: the table of the design, cell by cell, and the conditions beside it.
 
 ``CELLS`` is written by hand from design planner.md, pass 7, not derived from the code. Each cell is checked for what is pushed

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one query a line reads better than a wrapped one
 """Restrict: what the node makes of a fragment; barriers; nothing about hidden rows in an error; subjects."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one query a line reads better than a wrapped one
 """Split and EXPLAIN: what is asked of whom, and how it is shown."""
 
 from __future__ import annotations

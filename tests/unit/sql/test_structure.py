@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - one query a line reads better than a wrapped one
 """Structure: refusals that name their reason; mode aggregate against every bypass that policy.md lists."""
 
 from __future__ import annotations
