@@ -14,6 +14,7 @@ from tidegate.core.errors import Code, error_for
 
 Value: TypeAlias = "None | bool | int | float | Decimal | str | bytes | date | datetime | time | list[Value]"
 VALUE_DEPTH_MAX = 4
+DECIMAL_CHARS_MAX = 80  # twice the digits of DuckDB's widest DECIMAL(38)
 
 
 def encode(value: Value) -> dict[str, Any]:
@@ -83,7 +84,7 @@ def _decode_scalar(kind: str, text: str) -> Value:  # noqa: PLR0911 - one line a
         case "f":
             return float.fromhex(text)
         case "d":
-            return Decimal(text) if len(text) <= 80 else _bad()
+            return _decimal(text)
         case "s":
             return text
         case "x":
@@ -96,6 +97,15 @@ def _decode_scalar(kind: str, text: str) -> Value:  # noqa: PLR0911 - one line a
             moment = datetime.fromisoformat(text)
             return moment if (moment.tzinfo is None) == (kind == "N") else _bad()
     return _bad()
+
+
+def _decimal(text: str) -> Decimal:
+    """Read a decimal whose digits can be written out: an exponent of a billion is an attack, not a number."""
+    value = Decimal(text) if len(text) <= DECIMAL_CHARS_MAX else _bad()
+    exponent = value.as_tuple().exponent
+    if not isinstance(exponent, int) or abs(exponent) > DECIMAL_CHARS_MAX:
+        _bad()
+    return value
 
 
 def _bad() -> NoReturn:

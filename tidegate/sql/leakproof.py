@@ -150,7 +150,7 @@ class Leakproof:
         return None
 
     def _is_moment(self, node: exp.Expr) -> bool:
-        """Say whether a constant text is a date or time that every engine reads: a bad one fails, but only if there are rows."""
+        """Say whether a constant text is a date or time: a bad one raises, and perhaps only where there are rows."""
         node = node.unnest()
         if isinstance(node, exp.Parameter):
             text = self._parameters[int(node.this.name) - 1]

@@ -171,12 +171,11 @@ def sources(select: exp.Select) -> list[exp.Expr]:
 
 
 def conjuncts(condition: exp.Expr | None) -> Iterator[exp.Expr]:
-    """Split a condition at its ANDs."""
-    if condition is None:
-        return
-    condition = condition.unnest()
-    if isinstance(condition, exp.And):
-        yield from conjuncts(condition.left)
-        yield from conjuncts(condition.right)
-    else:
-        yield condition
+    """Split a condition at its ANDs, in order; as long a chain as there is."""
+    waiting = [condition] if condition is not None else []
+    while waiting:
+        item = waiting.pop().unnest()
+        if isinstance(item, exp.And):
+            waiting += [item.right, item.left]
+        else:
+            yield item

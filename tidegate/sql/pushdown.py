@@ -256,7 +256,7 @@ def _within(tree: exp.Expr, keys: list[exp.Expr]) -> bool:
 
 def _partitions(select: exp.Select) -> list[list[exp.Expr]]:
     """Give the PARTITION BY keys of each window of the SELECT itself."""
-    found = []
+    found: list[list[exp.Expr]] = []
     parts = [
         *select.expressions,
         select.args.get("qualify"),

@@ -65,7 +65,15 @@ def restrict(
         InternalError: POLICY_UNAVAILABLE, the decision does not fit the dataset.
         PeerError: NODE_FRAGMENT, subjects are asked for without a key.
     """
-    bound = prune(bound, schema)
+    try:
+        return _restrict(prune(bound, schema), decision, keys, schema, subject_key)
+    except RecursionError as error:
+        raise error_for(Code.PLAN_TOO_LARGE, "the query is nested deeper than the limit") from error
+
+
+def _restrict(
+    bound: BoundQuery, decision: Decision, keys: MaskKeys, schema: Schema, subject_key: bytes
+) -> RestrictedQuery:
     structure.check(bound, decision, schema=schema)
     counted = subjects.count(bound, decision)
     barrier = not Leakproof(counted.bound, schema).query(counted.bound.tree)

@@ -39,7 +39,13 @@ def split(bound: BoundQuery, decision: Decision, placement: Placement, *, schema
         Refused: POLICY_REFUSED or POLICY_STRUCTURE, as ``structure.check``.
         PeerError: FETCH_NODE_AWAY, a dataset has no node.
     """
-    bound = prune(bound, schema)
+    try:
+        return _split(prune(bound, schema), decision, placement, schema)
+    except RecursionError as error:
+        raise error_for(Code.PLAN_TOO_LARGE, "the query is nested deeper than the limit") from error
+
+
+def _split(bound: BoundQuery, decision: Decision, placement: Placement, schema: Schema) -> FederatedPlan:
     structure.check(bound, decision, schema=schema)
     places = {leaf.ref: _place(leaf, placement) for leaf in bound.leaves}
     rows_max = min((decision.resources[ref].constraints.max_rows for ref in places), default=ROWS_MAX)

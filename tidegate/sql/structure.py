@@ -29,6 +29,13 @@ def check(bound: BoundQuery, decision: Decision, *, schema: Schema) -> None:
         Refused: POLICY_REFUSED (a dataset or column is denied) or POLICY_STRUCTURE (the form is), with reasons.
     """
     covered(bound, decision)
+    try:
+        _forms(bound, decision, schema)
+    except RecursionError as error:
+        raise error_for(Code.PLAN_TOO_LARGE, "the query is nested deeper than the limit") from error
+
+
+def _forms(bound: BoundQuery, decision: Decision, schema: Schema) -> None:
     lineage = Lineage.of(bound)
     for leaf in bound.leaves:
         _columns(leaf, decision)

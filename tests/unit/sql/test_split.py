@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.sql_world import COLUMNS, ROWS, decide, small_world, whole
 from tidegate.core.decision import ColumnRule, Constraints, Mask, ResourceDecision
-from tidegate.core.errors import Code, PeerError
+from tidegate.core.errors import Code, PeerError, TidegateError
 from tidegate.core.limits import ROWS_MAX
 from tidegate.sql import explain, split
 
@@ -88,6 +88,20 @@ def test_text_of_the_caller_never_stands_in_a_fragment() -> None:
         *(line for item in plan.fragments for line in item.pushed),
     ):
         assert "evil" not in text
+
+
+def chain(word: str, count: int) -> str:
+    terms = f" {word} ".join(f"a.n <> {100 + number}" for number in range(count))
+    return f"SELECT a.k FROM air.a a JOIN sea.b b ON a.k = b.k WHERE {terms}"
+
+
+@pytest.mark.parametrize("word", ["AND", "OR"])
+def test_long_chain_of_conditions_is_planned_and_a_longer_one_refused(word: str) -> None:
+    plan, _ = WORLD.plan(chain(word, 80))
+    assert len(plan.fragments[0].pushed) == (80 if word == "AND" else 1)
+    with pytest.raises(TidegateError) as caught:
+        WORLD.plan(chain(word, 4_000))
+    assert caught.value.code is Code.PLAN_TOO_LARGE
 
 
 # -- golden files: SQL in, plan out ---------------------------------------------------------------------------------
