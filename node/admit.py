@@ -72,11 +72,13 @@ class UsedGrants:
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What the node believes without being told by a broker: who it is, the exchange's root, the log's key."""
+    """What the node believes without being told by a broker: who it is, the exchange's root, the log's key.
+
+    The key is a signed-note verifier key, so it also names the log: ``verify_receipt`` refuses a receipt of another.
+    """
 
     node: SpiffeId
     root_pem: bytes
-    log_origin: str
     log_verifier_key: str
 
 
@@ -197,8 +199,6 @@ def _receipt(grant: Grant, trust: Trust, now: datetime) -> int:
         said = parse_json(entry, size_bytes_max=ENTRY_BYTES_MAX)
     except TidegateError as error:
         raise error_for(Code.NODE_RECEIPT, "receipt: does not verify", detail=str(error)) from error
-    if receipt.origin != trust.log_origin:
-        raise error_for(Code.NODE_RECEIPT, "receipt: of another log")
     if receipt.leaf_hash != leaf_hash(entry):
         raise error_for(Code.NODE_RECEIPT, "receipt: for another entry than the one in the grant")
     recorded = parse_timestamp(receipt.time)

@@ -172,8 +172,7 @@ class Node:
 
     def _trust(self) -> Trust:
         identity = self._identity()
-        exchange = identity.exchange
-        return Trust(identity.spiffe, identity.root_pem, exchange.log_origin, exchange.log_verifier_key)
+        return Trust(identity.spiffe, identity.root_pem, identity.exchange.log_verifier_key)
 
     def _sign(self, data: bytes) -> bytes:
         return keys.sign(self._identity().key, data)

@@ -84,6 +84,7 @@ class _Feed(io.RawIOBase):
         self._chunks = chunks
         self._rest = memoryview(b"")
         self._ended = False
+        self.failure: BaseException | None = None  # of the iterator: its own story, not that of the bytes
 
     def readable(self) -> bool:
         return True
@@ -91,7 +92,11 @@ class _Feed(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
         while not self._rest and not self._ended:
-            chunk = next(self._chunks, None)
+            try:
+                chunk = next(self._chunks, None)
+            except BaseException as error:
+                self.failure = error
+                raise
             self._ended = chunk is None
             self._rest = memoryview(_END if chunk is None else chunk)
         size = min(len(target), len(self._rest))
@@ -114,11 +119,12 @@ def read(chunks: Iterator[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 
 class _Opened:
     def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._feed = _Feed(chunks)
         try:
-            self._reader = pa.ipc.open_stream(_Feed(chunks))
+            self._reader = pa.ipc.open_stream(self._feed)
             self.schema: pa.Schema = self._reader.schema
         except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-            raise _invalid(error) from error
+            raise self._feed.failure or _invalid(error) from error
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         while True:
@@ -128,7 +134,7 @@ class _Opened:
             except StopIteration:
                 return
             except (pa.ArrowException, OSError, ValueError, TypeError) as error:
-                raise _invalid(error) from error
+                raise self._feed.failure or _invalid(error) from error
             yield batch
 
 

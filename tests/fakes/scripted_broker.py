@@ -212,7 +212,10 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
         purpose: str = PURPOSE,
         caller: Caller | None = None,
     ) -> node_service_pb2.Fragment:
-        """Make a genuine fragment, changed as the test says: fields of the grant, of the entry, of the message."""
+        """Make a genuine fragment, changed as the test says: fields of the grant, of the entry, of the message.
+
+        A change of the grant may be a function of the genuine value.
+        """
         caller = caller or weather_analyst()
         request_id = self.ids.request_id()
         encoded = [encode(value) for value in parameters]
@@ -258,7 +261,8 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
             plan_nonce=appended.salt("plan").hex(),
             subject_key="ab" * 32,
         )
-        data = replace(made, **(grant or {})).signed_bytes()
+        changes = {key: value(getattr(made, key)) if callable(value) else value for key, value in (grant or {}).items()}
+        data = replace(made, **changes).signed_bytes()
         identity = signer or self.running.broker.current()
         fields: dict[str, Any] = {
             "id": f"{request_id}-f0",

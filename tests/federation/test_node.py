@@ -16,12 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from node.app import Node
 from node.config import parse_config
+from node.values import Session
+from node.wire import _offer
 from policies.engines import EngineError
 from tests.fakes.scripted_broker import PURPOSE, Attached, Received, ScriptedBroker, allowing, scripted_broker
 from tidegate.core.agreement import Agreement
 from tidegate.core.canonical import canonical
 from tidegate.core.clock import SystemClock, SystemIds, timestamp
-from tidegate.core.errors import Code, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import DatasetName, IdentityKind
 from tidegate.identity.documents import sign_document
 from tidegate.identity.folder import LocalIdentity
@@ -398,6 +400,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "a receipt of another key": (wrong_log, "TG-NODE-003"),
     "no receipt": ({"grant": {"receipt": ""}}, "TG-NODE-003"),
     "another entry": ({"grant": {"entry": '{"type":"decision"}'}}, "TG-NODE-003"),
+    "an entry that is not the receipt's": (
+        {"grant": {"entry": lambda entry: entry.replace('"door":""', '"door":"other"')}},
+        "TG-NODE-003",
+    ),
     "an entry of another type": ({"entry": {"type": "refusal"}}, "TG-NODE-003"),
     "an entry of another request": ({"entry": {"request_id": "ff" * 16}}, "TG-NODE-003"),
     "an entry of another purpose": ({"entry": {"purpose": "audit.supervision"}}, "TG-NODE-003"),
@@ -421,6 +427,16 @@ def test_refuses_a_grant(world: World, what: str) -> None:
     error = world.refused(FLIGHTS_SQL, REFS, PLAIN, **changes)
     assert error.code == code, error
     assert world.rows(FLIGHTS_SQL, REFS, PLAIN)  # the next genuine one is served
+
+
+def test_only_a_brokers_certificate_makes_a_broker(world: World) -> None:
+    """Also where everything else fits: the link says that the service is the broker, and the grant says so too."""
+    service = world.broker.member(IdentityKind.SERVICE, "aviation", "app")
+    claims = {"grant": {"broker": str(service.spiffe)}, "signer": service}
+    fragment = world.broker.fragment(world.session, FLIGHTS_SQL, REFS, PLAIN, **claims)
+    session = Session(str(service.spiffe), world.session.hello.session_nonce.hex())
+    with pytest.raises(TidegateError, match="not signed by a broker"):
+        world.node._gate._admit.admit(_offer(fragment), session)
 
 
 def test_a_grant_is_used_once(world: World) -> None:
