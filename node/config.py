@@ -36,11 +36,17 @@ _CSV_OPTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class ColumnConfig:
-    """What the department says about one column; type and statistics come from the data."""
+    """What the department says about one column; type and statistics come from the data.
+
+    Args:
+        mask: declared mask of a column that may be shown masked: ``pseudonym``, ``last_n:4``, ``bucket:10``; with
+            ``;in_predicate=deny`` no condition, join or sort may read it (policies.question.column_mask).
+    """
 
     description: str = ""
     sensitivity: str = "internal"
     element: str = ""
+    mask: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +315,7 @@ def _columns(section: Section) -> Mapping[str, ColumnConfig]:
             description=column.text("description"),
             sensitivity=column.choice("sensitivity", "internal", SENSITIVITIES),
             element=column.text("element"),
+            mask=column.text("mask"),
         )
         column.end()
     return MappingProxyType(found)

@@ -16,6 +16,7 @@ import structlog
 
 from node.config import DatasetConfig
 from node.postgres import PostgresSource, quote, split_table
+from policies.question import MASK_KEY, column_mask
 from tidegate.core.dataset import Column, Dataset, DatasetClass
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import DatasetName, is_strict_name
@@ -188,7 +189,8 @@ def describe(
     _check_names(config, {column.name for column in usable})
     rows = describer.count() if config.dataset_class is not DatasetClass.CLOSED and config.statistics else None
     facts = _statistics(config, usable, describer, rows)
-    return Dataset(
+    masks = {MASK_KEY + name: said.mask for name, said in config.columns.items() if said.mask}
+    dataset = Dataset(
         name=DatasetName(member, config.name),
         owner=member,
         node=node,
@@ -205,8 +207,20 @@ def describe(
         tags=config.tags,
         licence=config.licence,
         hidden_from=config.hidden_from,
-        extra=config.extra,
+        extra={**config.extra, **masks},
     )
+    for held in dataset.columns:
+        _check_mask(dataset, held.name)
+    return dataset
+
+
+def _check_mask(dataset: Dataset, column: str) -> None:
+    """Say at start what would otherwise refuse every request."""
+    try:
+        column_mask(dataset, column)
+    except TidegateError as error:
+        problem = f"dataset {dataset.name.name}: column {column}: not a mask of the library"
+        raise error_for(Code.CONFIG_INVALID, problem, detail=error.detail) from error
 
 
 def _canonical(column: FoundColumn) -> FoundColumn | None:

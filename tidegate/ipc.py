@@ -18,6 +18,8 @@ import pyarrow as pa
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import BATCH_BYTES_MAX, BATCH_ROWS_MAX, MESSAGE_BYTES_MAX
 
+# What Arrow, or our look at its headers, raises on bytes that are not a stream.
+_MALFORMED = (pa.ArrowException, OSError, ValueError, TypeError, EOFError, MemoryError)
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
 
@@ -77,8 +79,14 @@ def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
             yield piece
 
 
-class _Feed(io.RawIOBase):
-    """A source that reads chunk after chunk, and never beyond the chunk that it has."""
+class _Feed:
+    """A source that reads chunk after chunk, and never beyond the chunk that it has.
+
+    Arrow asks for as many bytes as a message's header says; a forged header would have it allocate anything. So a read
+    larger than a message may be is refused, and so is a compressed body, whose true size only its sender knows.
+    """
+
+    closed = False
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
@@ -89,20 +97,67 @@ class _Feed(io.RawIOBase):
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: object) -> int:
-        target = memoryview(buffer).cast("B")  # type: ignore[arg-type]
-        while not self._rest and not self._ended:
-            try:
-                chunk = next(self._chunks, None)
-            except BaseException as error:
-                self.failure = error
-                raise
-            self._ended = chunk is None
-            self._rest = memoryview(_END if chunk is None else chunk)
-        size = min(len(target), len(self._rest))
-        target[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= MESSAGE_BYTES_MAX:
+            raise ValueError("a message larger than the limit")
+        parts = []
+        while size and not (self._ended and not self._rest):
+            if not self._rest:
+                self._rest = memoryview(self._next())
+            part = self._rest[:size]
+            self._rest = self._rest[len(part) :]
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    def _next(self) -> bytes:
+        try:
+            chunk = next(self._chunks, None)
+        except BaseException as error:
+            self.failure = error
+            raise
+        if chunk is None:
+            self._ended = True
+            return _END
+        _refuse_compressed(chunk)
+        return chunk
+
+
+def _refuse_compressed(chunk: bytes) -> None:
+    """Refuse a chunk with a compressed record batch or dictionary: a small message could become any size.
+
+    Source: Arrow columnar format, Message.fbs: ``Message.header`` is a union (field 1 its type, field 2 the table);
+    ``DictionaryBatch.data`` is field 1; ``RecordBatch.compression`` is field 3.
+    """
+    reader = pa.ipc.MessageReader.open_stream(pa.BufferReader(chunk))
+    while True:
+        try:
+            message = reader.read_next_message()
+        except (StopIteration, EOFError):
+            return
+        if message.type == "schema":
+            continue
+        view = memoryview(message.metadata)
+        table = _table(view, int.from_bytes(view[:4], "little"), 2)
+        if message.type == "dictionary":
+            table = _table(view, table, 1)
+        if table == 0 or _offset(view, table, 3):
+            raise ValueError("a compressed or malformed message")
+
+
+def _table(view: memoryview, table: int, field: int) -> int:
+    """Give the position of the table that a flatbuffer's field points to; 0 when it has none."""
+    offset = _offset(view, table, field)
+    place = table + offset
+    return place + int.from_bytes(view[place : place + 4], "little") if offset else 0
+
+
+def _offset(view: memoryview, table: int, field: int) -> int:
+    """Read a field's offset from a flatbuffer table's vtable; 0 when the field is absent."""
+    vtable = table - int.from_bytes(view[table : table + 4], "little", signed=True)
+    entry = vtable + 4 + 2 * field
+    inside = 0 <= vtable and entry + 2 <= vtable + int.from_bytes(view[vtable : vtable + 2], "little")
+    return int.from_bytes(view[entry : entry + 2], "little") if inside else 0
 
 
 def read(chunks: Iterator[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -121,9 +176,9 @@ class _Opened:
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._feed = _Feed(chunks)
         try:
-            self._reader = pa.ipc.open_stream(self._feed)
+            self._reader = pa.ipc.open_stream(pa.PythonFile(self._feed, mode="r"))
             self.schema: pa.Schema = self._reader.schema
-        except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+        except _MALFORMED as error:
             raise self._feed.failure or _invalid(error) from error
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -133,7 +188,7 @@ class _Opened:
                 batch.validate(full=True)
             except StopIteration:
                 return
-            except (pa.ArrowException, OSError, ValueError, TypeError) as error:
+            except _MALFORMED as error:
                 raise self._feed.failure or _invalid(error) from error
             yield batch
 

@@ -83,6 +83,30 @@ def test_an_error_of_the_source_passes_through() -> None:
         list(batches)
 
 
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+def test_a_compressed_body_is_refused(codec: str) -> None:
+    sent = table("SELECT 0 AS i, ('x' || (range % 2))::ENUM('x0', 'x1') AS e FROM range(60000)")
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, sent.schema, options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+        writer.write_table(sent)
+    with pytest.raises(TidegateError) as caught:
+        _, batches = ipc.read(iter([sink.getvalue().to_pybytes()]))
+        list(batches)
+    assert caught.value.code is Code.FETCH_INVALID_DATA
+
+
+def test_a_forged_length_allocates_nothing() -> None:
+    sent = table("SELECT range AS i FROM range(10)")
+    chunks = list(ipc.cut(sent.schema, sent.to_batches()))
+    for place in range(len(chunks[1])):
+        forged = chunks[1][:place] + b"\x7f" + chunks[1][place + 1 :]
+        try:
+            _, batches = ipc.read(iter([chunks[0], forged]))
+            list(batches)
+        except TidegateError as error:
+            assert error.code is Code.FETCH_INVALID_DATA  # noqa: PT017 - most changes are refused, some are only other data
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.data())
 def test_a_changed_byte_is_data_or_a_refusal_never_a_crash(data: st.DataObject) -> None:

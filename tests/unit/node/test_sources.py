@@ -12,6 +12,7 @@ import structlog
 
 from node.config import parse_config
 from node.sources import Sources, open_sources
+from policies.question import column_mask
 from tidegate.core.dataset import Column
 from tidegate.core.errors import CallerError, Code
 from tidegate.core.names import DatasetName
@@ -123,6 +124,14 @@ def test_a_dataset_that_cannot_be_served_is_named(make: Make, fields: dict[str, 
         make(**fields)
     assert caught.value.code is Code.CONFIG_INVALID
     assert "people: " in caught.value.message
+
+
+def test_masks_are_declared_beside_the_columns_and_checked_at_start(make: Make) -> None:
+    sources = make(source="parquet", path="people.parquet", columns={"name": {"mask": "last_n:4"}})
+    (dataset,) = sources.datasets.values()
+    assert column_mask(dataset, "name") == ({"kind": "last_n", "n": 4}, False)
+    with pytest.raises(CallerError, match="column name: not a mask of the library"):
+        make(source="parquet", path="people.parquet", columns={"name": {"mask": "blur"}})
 
 
 def test_the_workers_may_read_exactly_the_datasets_files(make: Make, tmp_path: Path) -> None:
