@@ -16,7 +16,7 @@ def init(
     folder: Annotated[Path, typer.Argument(help="New folder for the exchange.")],
     exchange: Annotated[str, typer.Option(help="Name of the exchange; the trust domain of every certificate.")],
     host: Annotated[str, typer.Option(help="Name or address under which members reach the broker.")] = "localhost",
-    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",
+    listen: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - a broker is there to be reached
     port: Annotated[int, typer.Option(min=0, max=65_533, help="First of three ports; 0 takes free ones.")] = 7443,
     operator: Annotated[str, typer.Option(help="Member that operates the exchange.")] = "operator",
 ) -> None:

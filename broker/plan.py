@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tidegate.sql.plan import plan as plan_sql
-
 from broker.values import QueryPlan, Request
 from catalogue.store import Catalogue
 from engine.planning import PlanningPool
@@ -18,6 +16,7 @@ from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import PLAN_DEADLINE_S, SQL_BYTES_MAX
 from tidegate.core.names import DatasetName
+from tidegate.sql.plan import plan as plan_sql
 
 
 class Plan:

@@ -150,6 +150,7 @@ class LocalExchange:
                 "state": str(folder / f"{node}-state"),
                 "stewards": [f"spiffe://{self.name}/member/{member}/person/{steward}"],
             },
+            "limits": {"planners": 1, "workers": 1},  # all of a city's nodes share this one small machine
             "dataset": [dict(item) for item in datasets],
             **(settings or {}),
         }

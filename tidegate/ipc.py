@@ -156,7 +156,7 @@ def _offset(view: memoryview, table: int, field: int) -> int:
     """Read a field's offset from a flatbuffer table's vtable; 0 when the field is absent."""
     vtable = table - int.from_bytes(view[table : table + 4], "little", signed=True)
     entry = vtable + 4 + 2 * field
-    inside = 0 <= vtable and entry + 2 <= vtable + int.from_bytes(view[vtable : vtable + 2], "little")
+    inside = vtable >= 0 and entry + 2 <= vtable + int.from_bytes(view[vtable : vtable + 2], "little")
     return int.from_bytes(view[entry : entry + 2], "little") if inside else 0
 
 

@@ -15,7 +15,8 @@ from tidegate.core.errors import Code, TidegateError
 from tidegate.core.limits import BATCH_BYTES_MAX, BATCH_ROWS_MAX
 
 TYPES = """
-SELECT range AS i, range::HUGEINT AS h, (range / 3)::DECIMAL(12, 4) AS d, 'v' || range AS s, ('x' || (range % 2))::ENUM('x0', 'x1') AS e,
+SELECT range AS i, range::HUGEINT AS h, (range / 3)::DECIMAL(12, 4) AS d, 'v' || range AS s,
+       ('x' || (range % 2))::ENUM('x0', 'x1') AS e,
        DATE '2024-01-01' + range::INTEGER AS day, TIMESTAMPTZ '2024-01-01 00:00:00+00' + to_hours(range) AS at,
        INTERVAL (range) DAY AS span, [range, NULL] AS l, {'a': range, 'b': 's'} AS st, MAP {range: 'm'} AS m, 'b'::BLOB AS b,
        uuid '00000000-0000-0000-0000-000000000001' AS u, NULL AS n, range % 2 = 0 AS t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Annotated, Any
 
@@ -30,7 +31,9 @@ def grant(
     mode: Annotated[str, typer.Option(help="rows or aggregate.")] = "rows",
     min_group_size: Annotated[int, typer.Option(min=1, help="For aggregate: distinct subjects in a group.")] = 10,
     row_filter: Annotated[str, typer.Option(help="UCAST filter as JSON; {} means every row.")] = "{}",
-    legal_basis: Annotated[str, typer.Option(help="Legal basis.")] = "",
+    legal_basis: Annotated[
+        str, typer.Option(help="Legal basis; default: the only one that is registered for every purpose named.")
+    ] = "",
     days: Annotated[int, typer.Option(min=1, max=3660, help="How long it holds.")] = 365,
     context: ContextOption = None,
     identity: IdentityOption = None,
@@ -47,7 +50,7 @@ def grant(
             owner=exchange.identity.spiffe.member,
             grantee=grantee,
             purposes=tuple(purpose),
-            legal_basis=legal_basis,
+            legal_basis=legal_basis or _only_basis(exchange.catalogue.purposes(), purpose),
             columns=tuple(column) if column else tuple(item.name for item in found.columns),
             mode=mode,
             min_group_size=min_group_size,
@@ -62,6 +65,24 @@ def grant(
         where = "your node has it" if at_node else "your node gets it when it attaches"
         say(f"granted {dataset} to {grantee} until {agreement.expires_at[:10]}; {where}")
         typer.echo(agreement.id)
+
+
+def _only_basis(registered: Iterable[Mapping[str, Any]], purposes: Sequence[str]) -> str:
+    """Give the one legal basis that all these purposes share; more than one is a choice that a person must make.
+
+    Raises:
+        CallerError: CLIENT_INPUT.
+    """
+    known = {str(item["code"]): set(item["legal_bases"]) for item in registered}
+    unknown = [code for code in purposes if code not in known]
+    if unknown:
+        message = f"--purpose: {', '.join(unknown)} is not registered; see `tidegate purposes list`"
+        raise error_for(Code.CLIENT_INPUT, message)
+    shared = set.intersection(*(known[code] for code in purposes))
+    if len(shared) != 1:
+        choice = ", ".join(sorted(shared)) or "none is shared by all purposes; grant them one by one"
+        raise error_for(Code.CLIENT_INPUT, f"--legal-basis: name one of: {choice}")
+    return str(shared.pop())
 
 
 def _filter(text: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ def join(
         Path | None, typer.Option("--identity", help="Where to keep key and certificate; default: a new context.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option("--name", help="Name of the context; default: the exchange's name.")
+        str | None, typer.Option("--name", help="Name of the context; default: the folder's name, else `exchange`.")
     ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="Replace an identity that lies there already.")] = False,
 ) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from enum import Enum
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 ROWS_SHOWN_MAX = 100  # of a table on a terminal; -o csv, json, arrow, parquet give every row
 TERMINAL_CELL_CHARS_MAX = 60
+PIPED_WIDTH_CHARS = 160  # of a table that goes to a file or a pipe, where no terminal says how wide it is
 
 
-class Format(str, Enum):
+class Format(StrEnum):
     """Formats of ``-o``."""
 
     TABLE = "table"
@@ -158,7 +160,8 @@ def _cell(value: Any) -> str:
 
 
 def _print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    console = Console(highlight=False)
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH_CHARS
+    console = Console(highlight=False, width=width)
     table = Table(show_edge=False, pad_edge=False, header_style="bold")
     numeric = [bool(rows) and all(isinstance(row[i], int | float) for row in rows) for i in range(len(columns))]
     for name, right in zip(columns, numeric, strict=True):

@@ -324,7 +324,7 @@ def _table() -> dict[Code, CodeInfo]:
             "INVALID_ARGUMENT",
             Exit.USAGE,
             "a registered purpose is needed",
-            "list purposes with `tidegate purposes` and pass --purpose",
+            "list purposes with `tidegate purposes list` and pass --purpose",
         ),
         (
             Code.AUDIT_UNAVAILABLE,

@@ -73,7 +73,7 @@ def decode(data: Any, *, depth: int = 0) -> Value:
         raise error_for(Code.PLAN_PARAMETERS, "parameter: not of the expected form") from error
 
 
-def _decode_scalar(kind: str, text: str) -> Value:  # noqa: PLR0911 - one line a kind
+def _decode_scalar(kind: str, text: str) -> Value:
     match kind:
         case "n":
             return None

@@ -22,7 +22,11 @@ ANSWER: dict[str, Any] = {
             "allow": True,
             "row_filter": {"type": "field", "field": "origin", "operator": "in", "value": ["JFK"]},
             "columns": {
-                "tailnum": {"access": "masked", "mask": {"kind": "pseudonym", "key": "recipient"}, "in_predicate": "deny"},
+                "tailnum": {
+                    "access": "masked",
+                    "mask": {"kind": "pseudonym", "key": "recipient"},
+                    "in_predicate": "deny",
+                },
                 "delay": {"access": "plain"},
                 "name": {"access": "deny"},
             },

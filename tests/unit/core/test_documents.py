@@ -114,7 +114,9 @@ def test_a_grant_reads_back() -> None:
     assert Grant.parse(GRANT.signed_bytes()) == GRANT
 
 
-@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"version":1}', GRANT.signed_bytes().replace(b'"version":1', b'"version":2')])
+@pytest.mark.parametrize(
+    "data", [b"", b"[]", b"{}", b'{"version":1}', GRANT.signed_bytes().replace(b'"version":1', b'"version":2')]
+)
 def test_anything_else_is_no_grant(data: bytes) -> None:
     with pytest.raises(TidegateError):
         Grant.parse(data)

@@ -1,0 +1,48 @@
+"""What the client's services give: plain values, free of generated messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RawReceipt:
+    """A receipt as it came."""
+
+    note: bytes
+    entry: bytes
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartedFacts:
+    """The first word of an answer."""
+
+    request_id: str
+    receipt: RawReceipt
+    schema: bytes
+    disclosure: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedFacts:
+    """The last word of an answer; without it there was none."""
+
+    rows: int
+    bytes: int
+    suppressed_groups: int
+    result_digest: str
+    digest_nonce: str
+    receipt: RawReceipt
+    report: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class ExplainedFacts:
+    """What EXPLAIN gives."""
+
+    plan: dict[str, Any]
+    picture: str
+    request_id: str
+    receipt: RawReceipt
