@@ -35,6 +35,7 @@ class TrailerFacts:
     suppressed_groups: int
     entry_index: int
     elapsed_s: float
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +148,7 @@ class PendingFragment:
         self.report.rows = trailer.rows
         self.report.suppressed = trailer.suppressed_groups
         self.report.entry_index = trailer.entry_index
+        self.report.rules = trailer.rules
         self.report.elapsed_s = self._clock.monotonic_s() - self._started
         self._push(_END, wait=False)
 

@@ -162,6 +162,7 @@ def report_json(closing: Closing) -> list[dict[str, Any]]:
             "suppressed_groups": item.suppressed,
             "elapsed_ms": round(item.elapsed_s * 1000),
             "node_entry": item.entry_index,
+            "rules": list(item.rules),
         }
         for item in closing.reports
     ]

@@ -21,6 +21,7 @@ def disclosure(recorded: RecordedPlan) -> dict[str, Any]:
             {
                 "ref": leaf.ref,
                 "dataset": str(leaf.dataset),
+                "not_shown": sorted(decided.plan.left_out.get(leaf.dataset, ())),
                 **_rules(decision.resources[leaf.ref], sorted(leaf.columns)),
             }
             for leaf in bound.leaves

@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from broker.values import QueryPlan, Request
 from catalogue.store import Catalogue
 from engine.planning import PlanningPool
+from policies.star import unlisted
 from tidegate.core.clock import Clock
-from tidegate.core.dataset import Dataset
+from tidegate.core.dataset import Dataset, DatasetClass
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import PLAN_DEADLINE_S, SQL_BYTES_MAX
 from tidegate.core.names import DatasetName
@@ -40,9 +41,18 @@ class Plan:
         left = min(PLAN_DEADLINE_S, request.deadline - self._clock.monotonic_s())
         if left <= 0:
             raise error_for(Code.QUERY_DEADLINE)
-        bound = self._pool.run(plan_sql, request.sql, candidates, request.parameters, deadline_s=left)
+        left_out = self._left_out(request, candidates)
+        bound = self._pool.run(plan_sql, request.sql, candidates, request.parameters, left_out, deadline_s=left)
         datasets = {leaf.dataset: candidates[leaf.dataset] for leaf in bound.leaves}
-        return QueryPlan(request=request, bound=bound, datasets=datasets)
+        return QueryPlan(request=request, bound=bound, datasets=datasets, left_out=left_out)
+
+    def _left_out(
+        self, request: Request, candidates: Mapping[DatasetName, Dataset]
+    ) -> Mapping[DatasetName, frozenset[str]]:
+        conditional = [name for name, item in candidates.items() if item.dataset_class is DatasetClass.CONDITIONAL]
+        now, member = self._clock.now(), request.caller.member
+        agreements = self._catalogue.agreements_for(conditional, member, now) if conditional else ()
+        return unlisted(request.caller, request.purpose, request.legal_basis, candidates, agreements)
 
 
 def mentioned(sql: str, schema: Mapping[DatasetName, Dataset]) -> dict[DatasetName, Dataset]:

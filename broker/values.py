@@ -41,11 +41,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class QueryPlan:
-    """A request whose SQL was admitted and bound; ``datasets`` holds every dataset of its leaves."""
+    """A request whose SQL was admitted and bound.
+
+    Args:
+        datasets: every dataset of the query's leaves.
+        left_out: the columns that a star does not stand for, because the caller may not see them.
+    """
 
     request: Request
     bound: BoundQuery
     datasets: Mapping[DatasetName, Dataset]
+    left_out: Mapping[DatasetName, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +119,7 @@ class FragmentReport:
     elapsed_s: float = 0.0
     entry_index: int = -1
     first_row_s: float = 0.0
+    rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ class Answer:
         close: Callable[[], None],
         clock: Clock,
         started_s: float,
+        rules: tuple[str, ...] = (),
     ) -> None:
         self.fragment_id = fragment_id
         self.grant_id = grant_id
@@ -52,6 +53,7 @@ class Answer:
         self._close = close
         self._clock = clock
         self._started_s = started_s
+        self._rules = rules
         self._digest = hashlib.sha256()
         self._ended = False
         self.rows = 0
@@ -111,6 +113,7 @@ class Answer:
             suppressed_groups=self._suppressed(),
             entry_index=self._entry_index,
             elapsed_s=self._clock.monotonic_s() - self._started_s,
+            rules=self._rules,
         )
 
 

@@ -103,6 +103,7 @@ class Execute:
             close=result.close,
             clock=self._clock,
             started_s=started_s,
+            rules=_rules(prepared),
         )
 
     def _inputs(
@@ -169,3 +170,12 @@ def _reworded(chunks: Iterator[bytes]) -> Iterator[bytes]:
 def _translated(error: TidegateError) -> TidegateError:
     code = _TRANSLATED.get(error.code)
     return error if code is None else error_for(code, detail=f"{error} {error.detail}")
+
+
+def _rules(prepared: PreparedFragment) -> tuple[str, ...]:
+    """Say what was done to the data, dataset by dataset, in words without values."""
+    refs = {leaf.ref: leaf.dataset for leaf in prepared.decided.admitted.bound.leaves}
+    found = [
+        f"{refs[ref]}: {rule}" for ref, rules in prepared.restricted.rules.items() for rule in rules if ref in refs
+    ]
+    return tuple(dict.fromkeys(found))

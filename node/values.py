@@ -76,7 +76,11 @@ class RecordedFragment:
 
 @dataclass(frozen=True, slots=True)
 class Trailer:
-    """What the node signs about an answer: canonical {digest, fragment_id, grant_id, rows}."""
+    """What the node says at the end of an answer; it signs canonical {digest, fragment_id, grant_id, rows}.
+
+    Args:
+        rules: what the node did to the data, in words without values; for the caller's report.
+    """
 
     rows: int
     size_bytes: int
@@ -85,6 +89,7 @@ class Trailer:
     suppressed_groups: int
     entry_index: int
     elapsed_s: float
+    rules: tuple[str, ...] = ()
 
 
 Refs = Mapping[str, DatasetName]

@@ -232,6 +232,7 @@ def _trailer(trailer: Trailer) -> node_service_pb2.Trailer:
         suppressed_groups=trailer.suppressed_groups,
         entry_index=trailer.entry_index,
         elapsed_s=trailer.elapsed_s,
+        rules=trailer.rules,
     )
 
 

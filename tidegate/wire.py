@@ -39,21 +39,22 @@ def from_detail(detail: common_pb2.ErrorDetail) -> TidegateError:
     """
     code = _BY_VALUE.get(detail.code, Code.INTERNAL)
     reasons = tuple(
-        Reason(*(_plain(text, 500) for text in (item.code, item.text, item.ask_for, item.decided_by)))
+        Reason(*(plain_text(text, 500) for text in (item.code, item.text, item.ask_for, item.decided_by)))
         for item in detail.reasons[:50]
     )
     error = error_for(
         code,
-        _plain(detail.message, 1000),
+        plain_text(detail.message, 1000),
         reasons=reasons,
-        request_id=_plain(detail.request_id, 64),
+        request_id=plain_text(detail.request_id, 64),
         retry_after_s=detail.retry_after_s,
     )
     error.receipt = detail.receipt
     return error
 
 
-def _plain(text: str, size_max: int) -> str:
+def plain_text(text: str, size_max: int) -> str:
+    """Bound a peer's text and take out what could move a terminal."""
     return "".join(char for char in text[:size_max] if char.isprintable())
 
 

@@ -29,7 +29,7 @@ from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import PROTOCOL_VERSION
 from tidegate.core.names import IdentityKind
 from tidegate.v1 import common_pb2, node_service_pb2, node_service_pb2_grpc
-from tidegate.wire import from_detail
+from tidegate.wire import from_detail, plain_text
 
 if TYPE_CHECKING:
     from broker.enrolment import Enrolment
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 10.0
 DATASETS_DESCRIBED_MAX = 10_000
+RULES_MAX = 200
+RULE_CHARS_MAX = 200
 _FEATURES = ("deliver", "agreements")
 
 
@@ -222,6 +224,7 @@ def _trailer(message: node_service_pb2.Trailer) -> TrailerFacts:
         suppressed_groups=message.suppressed_groups,
         entry_index=message.entry_index,
         elapsed_s=message.elapsed_s,
+        rules=tuple(plain_text(rule, RULE_CHARS_MAX) for rule in message.rules[:RULES_MAX]),
     )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tidegate.cli.common import ContextOption, IdentityOption, OutputOption, session
-from tidegate.cli.output import Format, err, failing, records, say
+from tidegate.cli.output import Format, err, failing, records, say, shows_progress
 from tidegate.core.errors import Code, error_for
 
 app = typer.Typer(no_args_is_help=True, help="The log that nobody can rewrite, and that anybody can check.")
@@ -49,7 +50,7 @@ def search(
         "with_side": side,
     }
     with failing(), session(context, identity) as exchange:
-        found, more = exchange.transport.audit_search(fields)
+        found, more = _search(exchange, fields, limit)
         if output is Format.TABLE:
             records([_line(item) for item in found], _COLUMNS, output)
             if side:
@@ -62,6 +63,15 @@ def search(
             say("there are more; narrow the search or raise --limit")
 
 
+def _search(exchange: Any, fields: dict[str, Any], limit: int) -> tuple[list[dict[str, Any]], bool]:
+    """Search page after page (a page is cut where a message would grow too large); say whether there is more."""
+    found, token = exchange.transport.audit_search(fields)
+    while token and len(found) < limit:
+        page, token = exchange.transport.audit_search({**fields, "page_size": limit - len(found), "page_token": token})
+        found += page
+    return found, bool(token)
+
+
 def _line(item: dict[str, Any]) -> dict[str, Any]:
     entry = item["entry"]
     return {
@@ -71,9 +81,16 @@ def _line(item: dict[str, Any]) -> dict[str, Any]:
         "member": entry.get("member", ""),
         "purpose": entry.get("purpose", ""),
         "datasets": [named["name"] for named in entry.get("datasets", []) if isinstance(named, dict)],
-        "reason": entry.get("reasons") or entry.get("error", ""),
+        "reason": entry.get("reasons") or entry.get("error") or " ".join(_change(entry)),
         "request": str(entry.get("request_id", ""))[:8],
     }
+
+
+def _change(entry: dict[str, Any]) -> Iterator[str]:
+    """Say in words what an administrative entry did: kind, action, and what it was about."""
+    for key in ("kind", "action", "subject"):
+        if entry.get(key):
+            yield str(entry[key])
 
 
 @app.command()
@@ -89,14 +106,15 @@ def verify(
     from tidegate.tlog.verify import folder_source, verify_log
 
     with failing():
-        if folder is not None and key:
+        if folder is not None:
+            verifier = key or _verifier_key(context, identity)
             source = folder_source(folder)
-            verified = _with_progress(lambda progress: verify_log(source, key, progress=progress))
+            verified = _with_progress(lambda progress: verify_log(source, verifier, progress=progress))
         else:
             with session(context, identity) as exchange:
                 verifier = key or exchange.identity.exchange.log_verifier_key
-                source = folder_source(folder) if folder is not None else _remote(exchange)
-                verified = _with_progress(lambda progress: verify_log(source, verifier, progress=progress))
+                read = _remote(exchange)
+                verified = _with_progress(lambda progress: verify_log(read, verifier, progress=progress))
         say(f"verified: {verified.origin}")
         typer.echo(
             json.dumps(
@@ -107,7 +125,7 @@ def verify(
 
 def _with_progress(run: Any) -> Any:
     console = err()
-    if not console.is_terminal:
+    if not shows_progress(console):
         return run(None)
     with console.status("verifying ...") as status:
         return run(lambda done, total: status.update(f"verifying: {done} of {total} entries"))
@@ -162,18 +180,36 @@ def export(
 
 @receipts.command("verify")
 def verify_receipt(
-    folder: Annotated[Path, typer.Argument(help="Folder with receipt.note, entry.json and proof.tlog-proof.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(help="What `tidegate query --receipt` saved, or one receipt's folder (decision/, outcome/)."),
+    ],
     key: Annotated[str, typer.Option(help="Verifier key of the log; default: the one from joining.")] = "",
     context: ContextOption = None,
+    identity: IdentityOption = None,
 ) -> None:
-    """Verify a saved receipt offline."""
-    from tidegate.client.contexts import Contexts
+    """Verify a saved receipt, or a saved answer with both of its receipts, offline: nothing but the folder is needed."""
+    from tidegate.client.evidence import ANSWER, verify_evidence
     from tidegate.client.receipts import verify_saved
-    from tidegate.identity.folder import IdentityFolder
 
     with failing():
-        verifier = key or IdentityFolder(Contexts().find(context).identity).load().exchange.log_verifier_key
-        verified = verify_saved(folder, verifier)
-        say(
-            f"verified: entry {verified.index}, promised at {verified.time}, is in the log of {verified.tree_size} entries"
-        )
+        verifier = key or _verifier_key(context, identity)
+        if (folder / ANSWER).exists() or (folder / "decision").exists():
+            answer = verify_evidence(folder, verifier)
+            say(f"verified: the answer is the one that entry {answer.outcome.index} of the log commits to")
+            say(f"verified: it was decided in entry {answer.decision.index}; request {answer.request_id}")
+        else:
+            verified = verify_saved(folder, verifier)
+            say(
+                f"verified: entry {verified.index}, promised at {verified.time}, is in the log of "
+                f"{verified.tree_size} entries"
+            )
+
+
+def _verifier_key(context: str | None, identity: str | None) -> str:
+    """Give the log's verifier key from joining; needs no connection."""
+    from tidegate.client.contexts import Contexts
+    from tidegate.identity.folder import IdentityFolder
+
+    folder = Path(identity) if identity else Contexts().find(context).identity
+    return IdentityFolder(folder).load().exchange.log_verifier_key

@@ -11,7 +11,7 @@ import typer
 from tidegate.cli.common import ContextOption, IdentityOption, OutputOption, YesOption, new_key, session
 from tidegate.cli.output import Format, failing, records, say
 from tidegate.core.dataset import Dataset
-from tidegate.core.errors import Code, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 
 app = typer.Typer(no_args_is_help=True, help="Datasets in the shared catalogue.")
 purposes = typer.Typer(no_args_is_help=True, help="The registry of purposes and legal bases.")
@@ -59,8 +59,8 @@ def _register(exchange: Any, dataset: Dataset) -> str:
 
     try:
         stored = exchange.catalogue[str(dataset.name)]
-    except Exception as error:
-        if getattr(error, "code", None) is not Code.CAT_NOT_FOUND:
+    except TidegateError as error:
+        if error.code is not Code.CAT_NOT_FOUND:
             raise
         stored, notices = exchange.catalogue.register(dataset)
         return "\n".join([f"registered {stored.name}", *(f"  note: {notice}" for notice in notices)])

@@ -13,7 +13,7 @@ from tidegate.core.errors import Code, Exit, TidegateError, error_for
 
 
 def doctor(context: ContextOption = None, identity: IdentityOption = None, output: OutputOption = Format.TABLE) -> None:
-    """Check certificate, connection, clock, log and purposes; exits with the code of the first thing that is wrong."""
+    """Check certificate, connection, log and purposes; exits with the code of the first thing that is wrong."""
     from tidegate.client.session import Session, open_session
     from tidegate.tlog.checkpoint import open_checkpoint
 

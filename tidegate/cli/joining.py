@@ -33,7 +33,8 @@ def join(
     with failing():
         contexts = Contexts()
         chosen = name or (folder.resolve().name if folder else "") or "exchange"
-        place = folder or contexts.folder(chosen)
+        default = contexts.folder(chosen)  # refuses a bad name before the token is spent
+        place = folder or default
         identity = join_exchange(token, IdentityFolder(place), replace=replace)
         contexts.add(chosen, place.resolve(), make_current=folder is None)
         say(f"joined {identity.exchange.exchange} as {identity.spiffe}")

@@ -8,6 +8,7 @@ import typer
 
 from tidegate.cli.common import ContextOption, IdentityOption, OutputOption, YesOption, new_key, session
 from tidegate.cli.output import Format, failing, records, say
+from tidegate.core.errors import Code, error_for
 
 app = typer.Typer(no_args_is_help=True, help="Members, their identities, roles and certificates.")
 
@@ -76,7 +77,10 @@ def revoke(
 ) -> None:
     """Revoke a member, an identity or a certificate; open streams end within a second."""
     with failing(), session(context, identity) as exchange:
-        what = member or only_identity or serial
+        named = [item for item in (member, only_identity, serial) if item]
+        if len(named) != 1:
+            raise error_for(Code.CLIENT_INPUT, "revoke: name one member, or one --only-identity, or one --serial")
+        what = named[0]
         if not yes:
             typer.confirm(f"Revoke {what}?", abort=True, err=True)
         exchange.transport.revoke(member=member, identity=only_identity, serial=serial, reason=reason, key=new_key())

@@ -14,12 +14,14 @@ import typer
 
 from tidegate.cli import output as out
 from tidegate.cli.common import ContextOption, IdentityOption, OutputOption, session
-from tidegate.cli.output import Format, err, failing, say
+from tidegate.cli.output import Format, err, failing, say, shows_progress
+from tidegate.client.explained import explained
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import QUERY_DEADLINE_S
 from tidegate.core.values import Value
 
 if TYPE_CHECKING:
+    from tidegate.client.facts import ExplainedFacts
     from tidegate.client.result import Result
 
 
@@ -34,7 +36,9 @@ def query(
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the plan and run nothing.")] = False,
     deadline: Annotated[float, typer.Option(min=0.1, max=600.0, help="Seconds.")] = QUERY_DEADLINE_S,
-    receipt: Annotated[Path | None, typer.Option(help="Folder to save the verified receipts in.")] = None,
+    receipt: Annotated[
+        Path | None, typer.Option(help="New folder to save the answer's bytes and the verified receipts in.")
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Verify both receipts and the answer's digest.")] = False,
     context: ContextOption = None,
     identity: IdentityOption = None,
@@ -42,20 +46,21 @@ def query(
 ) -> None:
     """Ask several departments one question.
 
+    The answer goes to stdout; what was filtered, masked or held back, and the receipt, to stderr. Nothing is printed before the
+    answer has come to its end and its digest fits.
+
     Example: tidegate query "SELECT origin, count(*) FROM aviation.flights GROUP BY origin" --purpose transport.planning
     """
     with failing(), session(context, identity) as exchange:
-        text = sys.stdin.read() if sql == "-" else sql
+        text = _stdin() if sql == "-" else sql
         params = parameters(param or [])
-        if explain:
-            plan = exchange.explain(text, purpose=purpose, legal_basis=legal_basis, params=params)
-            if output is Format.TABLE:
-                typer.echo(plan.picture)
-            else:
-                typer.echo(json.dumps(plan.plan, indent=2, ensure_ascii=False))
+        if explain or explained(text) is not None:
+            _explain(exchange.explain(text, purpose=purpose, legal_basis=legal_basis, params=params), output)
             return
         with _progress() as update:
-            result = exchange.query(text, purpose=purpose, legal_basis=legal_basis, params=params, deadline_s=deadline)
+            result = exchange.query(
+                text, purpose=purpose, legal_basis=legal_basis, params=params, deadline_s=deadline, keep=receipt
+            )
             table = _read(result, update)
         out.arrow(table, output)
         for line in result.banner():
@@ -64,10 +69,28 @@ def query(
             result.verify()
             say(f"verified: receipts {result.receipt.index} and {result.outcome.index}, and the answer's digest")
         if receipt is not None:
-            result.receipt.save(receipt / "decision")
-            result.outcome.save(receipt / "outcome")
-            say(f"receipts saved in {receipt}")
+            result.save()
+            say(f"receipts and answer saved; anybody can check them offline: tidegate receipt verify {receipt}")
         say(f"{table.num_rows} rows; request {result.request_id}; receipt {result.receipt.index}")
+
+
+def _stdin() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise error_for(Code.CLIENT_INPUT, "stdin: expected SQL as UTF-8 text") from error
+
+
+def _explain(plan: ExplainedFacts, output: Format) -> None:
+    """Show a plan: as a picture for people, as JSON for programs."""
+    match output:
+        case Format.TABLE:
+            out.lines(plan.picture)
+        case Format.JSON:
+            out.lines(json.dumps(plan.plan, indent=2))
+        case _:
+            raise error_for(Code.CLIENT_INPUT, "EXPLAIN gives a picture or -o json")
+    say(f"nothing was run; request {plan.request_id}; receipt {plan.receipt.index}")
 
 
 def _read(result: Result, update: Any) -> Any:
@@ -87,7 +110,7 @@ def _read(result: Result, update: Any) -> Any:
 def _progress() -> Iterator[Any]:
     """Show rows as they come, on a terminal only."""
     console = err()
-    if not console.is_terminal:
+    if not shows_progress(console):
         yield lambda rows: None
         return
     with console.status("asking the departments ...") as status:
@@ -95,7 +118,7 @@ def _progress() -> Iterator[Any]:
 
 
 def parameters(texts: list[str]) -> list[Value] | dict[str, Value] | None:
-    """Read ``--param`` options: all named, or all positional.
+    """Read ``--param`` options: all named, or all positional. A positional text such as ``a=b`` is given as JSON: ``"a=b"``.
 
     Raises:
         CallerError: CLIENT_INPUT.
@@ -114,7 +137,7 @@ def value(text: str) -> Value:
     """Read one value: JSON where it is JSON (numbers stay exact), else the text itself."""
     try:
         parsed: Any = json.loads(text, parse_float=Decimal)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     if isinstance(parsed, dict):
         return text

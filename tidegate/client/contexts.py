@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import tomli_w
 from tidegate.core.errors import Code, error_for
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_FIELDS = ("identity", "purpose", "legal_basis")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,15 @@ class Context:
     identity: Path
     purpose: str = ""
     legal_basis: str = ""
+
+
+def with_environment(context: Context) -> Context:
+    """Let the environment's default purpose win over the context's."""
+    return replace(
+        context,
+        purpose=os.environ.get("TIDEGATE_PURPOSE", context.purpose),
+        legal_basis=os.environ.get("TIDEGATE_LEGAL_BASIS", context.legal_basis),
+    )
 
 
 class Contexts:
@@ -57,9 +67,21 @@ class Contexts:
         temporary.write_text(tomli_w.dumps(document), encoding="utf-8")
         temporary.replace(self._file)  # a crash before this line leaves the old file whole
 
+    def _known(self, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """Give the contexts of the file, which a person may have edited."""
+        known = document.setdefault("contexts", {})
+        if not isinstance(known, dict) or not all(
+            isinstance(item, dict)
+            and all(isinstance(item.get(key, ""), str) for key in _FIELDS)
+            and item.get("identity")
+            for item in known.values()
+        ):
+            raise error_for(Code.CONFIG_INVALID, "contexts: config.toml is not of the expected form; mend or remove it")
+        return known
+
     def names(self) -> list[str]:
         """Give the names, sorted."""
-        return sorted(self._load().get("contexts", {}))
+        return sorted(self._known(self._load()))
 
     @property
     def current(self) -> str:
@@ -76,7 +98,7 @@ class Contexts:
         """Add or replace a context."""
         document = self._load()
         self.folder(name)
-        document.setdefault("contexts", {}).setdefault(name, {})["identity"] = str(identity)
+        self._known(document).setdefault(name, {})["identity"] = str(identity)
         if make_current or not document.get("current"):
             document["current"] = name
         self._save(document)
@@ -84,7 +106,7 @@ class Contexts:
     def use(self, name: str) -> None:
         """Make a context the current one."""
         document = self._load()
-        if name not in document.get("contexts", {}):
+        if name not in self._known(document):
             raise self._unknown(name)
         document["current"] = name
         self._save(document)
@@ -92,7 +114,7 @@ class Contexts:
     def set_purpose(self, name: str, purpose: str, legal_basis: str) -> None:
         """Set the default purpose of a context."""
         document = self._load()
-        if name not in document.get("contexts", {}):
+        if name not in self._known(document):
             raise self._unknown(name)
         document["contexts"][name].update({"purpose": purpose, "legal_basis": legal_basis})
         self._save(document)
@@ -106,14 +128,11 @@ class Contexts:
         wanted = name or self.current
         if not wanted:
             raise error_for(Code.CLIENT_NO_CONTEXT)
-        data = self._load().get("contexts", {}).get(wanted)
+        data = self._known(self._load()).get(wanted)
         if data is None:
             raise self._unknown(wanted)
-        return Context(
-            name=wanted,
-            identity=Path(data["identity"]),
-            purpose=os.environ.get("TIDEGATE_PURPOSE", data.get("purpose", "")),
-            legal_basis=os.environ.get("TIDEGATE_LEGAL_BASIS", data.get("legal_basis", "")),
+        return with_environment(
+            Context(wanted, Path(data["identity"]), data.get("purpose", ""), data.get("legal_basis", ""))
         )
 
     def _unknown(self, name: str) -> Exception:

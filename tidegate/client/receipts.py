@@ -7,19 +7,21 @@ For the outcome, the digest of the received bytes must open the entry's commitme
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tidegate.client.wire import RawReceipt
-from tidegate.core.canonical import commitment
-from tidegate.core.errors import Code, error_for
+from tidegate.client.facts import RawReceipt
+from tidegate.core.canonical import commitment, parse_json
+from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.tlog.merkle import leaf_hash
 from tidegate.tlog.proof import TlogProof
 from tidegate.tlog.receipt import verify_receipt
 
+ENTRY_BYTES_MAX = 64 * 1024  # eight times what the log takes
+NONCE_BYTES = 32
+_FILE_BYTES_MAX = 1 << 20  # of each file of a saved receipt
 Prove = Callable[[int], bytes]
 
 
@@ -39,8 +41,17 @@ class Receipt:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """The entry that the log holds."""
-        data: dict[str, Any] = json.loads(self.raw.entry)
+        """The entry that the log holds.
+
+        Raises:
+            IntegrityError: AUDIT_VERIFICATION; what came is no entry.
+        """
+        try:
+            data = parse_json(self.raw.entry, size_bytes_max=ENTRY_BYTES_MAX)
+        except TidegateError as error:
+            raise error_for(Code.AUDIT_VERIFICATION, "receipt: the entry beside it is not JSON") from error
+        if not isinstance(data, dict):
+            raise error_for(Code.AUDIT_VERIFICATION, "receipt: the entry beside it is no JSON object")
         return data
 
     @property
@@ -68,8 +79,13 @@ class Receipt:
 
     def opens(self, field: str, nonce_hex: str, plaintext: bytes) -> bool:
         """Say whether the nonce and plaintext open the entry's commitment of that name."""
-        held = self.entry.get("commitments", {}).get(field)
-        return bool(held) and held == commitment(bytes.fromhex(nonce_hex), plaintext)
+        commitments = self.entry.get("commitments")
+        held = commitments.get(field) if isinstance(commitments, dict) else None
+        try:
+            nonce = bytes.fromhex(nonce_hex)
+        except ValueError:
+            return False
+        return len(nonce) == NONCE_BYTES and isinstance(held, str) and held == commitment(nonce, plaintext)
 
     def save(self, folder: Path) -> None:
         """Write ``receipt.note``, ``entry.json`` and ``proof.tlog-proof``: enough to verify offline, for ever."""
@@ -97,12 +113,25 @@ def verify_saved(folder: Path, verifier_key: str) -> VerifiedReceipt:
         IntegrityError: AUDIT_VERIFICATION.
         CallerError: CLIENT_INPUT, a file is missing.
     """
+    return load_saved(folder, verifier_key).verify()
+
+
+def load_saved(folder: Path, verifier_key: str) -> Receipt:
+    """Read a saved receipt; ``verify`` needs nothing but its own files.
+
+    Raises:
+        IntegrityError: AUDIT_VERIFICATION; the note is no receipt of the log.
+        CallerError: CLIENT_INPUT, a file is missing.
+    """
+    note, entry, proof = (_read(folder / name) for name in ("receipt.note", "entry.json", "proof.tlog-proof"))
+    index = verify_receipt(note, verifier_key).index
+    return Receipt(RawReceipt(note, entry, index), verifier_key, "", lambda _: proof)
+
+
+def _read(path: Path) -> bytes:
     try:
-        note = (folder / "receipt.note").read_bytes()
-        entry = (folder / "entry.json").read_bytes()
-        proof = (folder / "proof.tlog-proof").read_bytes()
+        with path.open("rb") as file:
+            return file.read(_FILE_BYTES_MAX)
     except OSError as error:
         message = "receipt: expected a folder with receipt.note, entry.json and proof.tlog-proof"
         raise error_for(Code.CLIENT_INPUT, message) from error
-    index = verify_receipt(note, verifier_key).index
-    return Receipt(RawReceipt(note, entry, index), verifier_key, "", lambda _: proof).verify()

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import html
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidegate import ipc
+from tidegate.client.evidence import DECISION, OUTCOME, AnswerFile, save_digest
+from tidegate.client.facts import FinishedFacts
 from tidegate.client.receipts import Prove, Receipt
-from tidegate.client.wire import FinishedFacts, Stream
+from tidegate.client.wire import Stream
 from tidegate.core.errors import Code, error_for
 
 if TYPE_CHECKING:
@@ -26,8 +29,9 @@ class Result:
     ``disclosure`` says before the first row what was filtered, masked or held back, who is asked what, and by which rule.
     """
 
-    def __init__(self, stream: Stream, verifier_key: str, prove: Prove) -> None:
+    def __init__(self, stream: Stream, verifier_key: str, prove: Prove, *, keep: Path | None = None) -> None:
         self._stream = stream
+        self._keep = keep
         self._verifier_key = verifier_key
         self._prove = prove
         self._table: pa.Table | None = None
@@ -66,6 +70,10 @@ class Result:
         return self._stream.finished
 
     def _chunks(self) -> Iterator[bytes]:
+        checked = self._checked_chunks()
+        return checked if self._keep is None else AnswerFile(self._keep).keep(checked)
+
+    def _checked_chunks(self) -> Iterator[bytes]:
         for chunk in self._stream.chunks():
             self._digest.update(chunk)
             yield chunk
@@ -121,6 +129,21 @@ class Result:
         if not outcome.opens("result", done.digest_nonce, done.result_digest.encode()):
             raise error_for(Code.AUDIT_VERIFICATION, "answer: the outcome entry commits to another result")
 
+    def save(self) -> Path:
+        """Verify, and write both receipts beside the answer's bytes, in the folder that the query was told to keep it in.
+
+        Raises:
+            IntegrityError: AUDIT_VERIFICATION.
+            CallerError: CLIENT_INPUT; the query was not told where: ``query(..., keep=folder)``.
+        """
+        if self._keep is None:
+            raise error_for(Code.CLIENT_INPUT, "answer: its bytes were not kept; ask with query(..., keep=folder)")
+        self.verify()
+        self.receipt.save(self._keep / DECISION)
+        self.outcome.save(self._keep / OUTCOME)
+        save_digest(self._keep, self.finished.result_digest, self.finished.digest_nonce)
+        return self._keep
+
     def cancel(self) -> None:
         """Give the answer up; the departments are told to stop."""
         self._stream.cancel()
@@ -134,10 +157,16 @@ class Result:
                 parts.append("rows filtered")
             if item.get("masked"):
                 parts.append("masked: " + ", ".join(f"{name} ({kind})" for name, kind in item["masked"].items()))
+            if item.get("not_shown"):
+                parts.append(f"not shown, and not in *: {', '.join(item['not_shown'])}")
             if item.get("mode") != "rows":
                 parts.append(f"{item['mode']}, groups of at least {item['min_group_size']}")
             if parts:
                 lines.append(f"{item['dataset']}: {'; '.join(parts)}")
+        if self._stream.finished is not None:
+            said = "\n".join(lines)
+            for part in self.report:
+                lines += [f"{part['member']} applied {rule}" for rule in part.get("rules", []) if rule not in said]
         if self._stream.finished is not None and self.suppressed_groups:
             lines.append(f"{self.suppressed_groups} groups held back (too few subjects)")
         return lines

@@ -9,9 +9,12 @@ from typing import Any
 
 from tidegate.channel import open_channel
 from tidegate.client.catalogue import CatalogueClient
-from tidegate.client.contexts import Context, Contexts
+from tidegate.client.contexts import Context, Contexts, with_environment
+from tidegate.client.explained import Explained, explained
+from tidegate.client.facts import ExplainedFacts
 from tidegate.client.result import Result
-from tidegate.client.wire import ExplainedFacts, Transport
+from tidegate.client.wire import Transport
+from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import QUERY_DEADLINE_S
 from tidegate.core.values import Value
 from tidegate.identity.folder import IdentityFolder, LocalIdentity
@@ -50,16 +53,20 @@ class Session:
         legal_basis: str | None = None,
         params: Sequence[Value] | Mapping[str, Value] | None = None,
         deadline_s: float = QUERY_DEADLINE_S,
+        keep: Path | None = None,
     ) -> Result:
         """Ask the exchange.
 
         Args:
             params: values for ``?`` and ``$1`` (a sequence) or ``$name`` (a mapping).
+            keep: folder to keep the answer's very bytes in; ``result.save()`` then puts the verified receipts beside them.
 
         Raises:
             Refused: with reasons; the refusal is recorded and carries its receipt.
             CallerError, Overloaded, PeerError: see docs/ERRORS.md.
         """
+        if explained(sql) is not None:
+            raise error_for(Code.CLIENT_INPUT, "EXPLAIN: ask for the plan with explain(), which runs nothing")
         stream = self.transport.execute(
             sql,
             purpose=self.purpose if purpose is None else purpose,
@@ -67,7 +74,7 @@ class Session:
             parameters=params,
             deadline_s=deadline_s,
         )
-        return Result(stream, self.identity.exchange.log_verifier_key, self.transport.prove)
+        return Result(stream, self.identity.exchange.log_verifier_key, self.transport.prove, keep=keep)
 
     def explain(
         self,
@@ -77,9 +84,14 @@ class Session:
         legal_basis: str | None = None,
         params: Sequence[Value] | Mapping[str, Value] | None = None,
     ) -> ExplainedFacts:
-        """Ask for the plan: who would be asked what, what would be filtered or masked. Runs nothing; is recorded."""
+        """Ask for the plan: who would be asked what, what would be filtered or masked. Runs nothing; is recorded.
+
+        The statement may begin with EXPLAIN, or be the query alone.
+        """
+        asked = explained(sql) or Explained(sql, analyze=False)
         return self.transport.explain(
-            sql,
+            asked.sql,
+            analyze=asked.analyze,
             purpose=self.purpose if purpose is None else purpose,
             legal_basis=self.legal_basis if legal_basis is None else legal_basis,
             parameters=params,
@@ -92,10 +104,7 @@ class Session:
 
 def open_session(context: str | None, *, identity: str | None, purpose: str | None) -> Session:
     """Open a session by context name or identity folder; see ``tidegate.connect``."""
-    if identity:
-        chosen = Context("", Path(identity))
-    else:
-        chosen = Contexts().find(context)
+    chosen = with_environment(Context("", Path(identity))) if identity else Contexts().find(context)
     local = renew_if_due(IdentityFolder(chosen.identity))
     channel = open_channel(local.exchange.callers, local)
     return Session(local, Transport(channel), purpose=purpose or chosen.purpose, legal_basis=chosen.legal_basis)

@@ -20,6 +20,9 @@ from tidegate.sql.scope import not_allowed
 
 TOKENS_MAX = 20_000
 CONSTRUCTORS_MAX = 6  # levels of brackets that follow a type or constructor word; each may double the parser's work
+CONSTRUCTORS_WORK_MAX = (
+    20_000  # such a bracket doubles the parser's work for what it holds; all together about a second
+)
 TREE_DEPTH_MAX = 300  # pickling, printing and DuckDB's own parser recurse down the tree
 _FIRST = {
     TokenType.SELECT,
@@ -82,7 +85,7 @@ def _tokens(text: str) -> list[Token]:
 def _check_nesting(tokens: list[Token]) -> None:
     """Count brackets, CASE and prefix words before parsing; brackets after a constructor word count against a lower limit."""
     stack: list[bool] = []
-    cases = 0
+    cases = work = 0
     previous: Token | None = None
     for token in tokens:
         kind = token.token_type
@@ -90,6 +93,9 @@ def _check_nesting(tokens: list[Token]) -> None:
             stack.append(_is_constructor(previous, kind))
             if len(stack) + cases > SQL_DEPTH_MAX or sum(stack) > CONSTRUCTORS_MAX:
                 raise error_for(Code.PLAN_TOO_LARGE, "the query is nested deeper than the limit")
+            work += 2 ** sum(stack) if stack[-1] else 0
+            if work > CONSTRUCTORS_WORK_MAX:
+                raise error_for(Code.PLAN_TOO_LARGE, "the query holds too many nested lists, structs or types")
         elif kind in _CLOSE and stack:
             stack.pop()
         elif kind is TokenType.CASE:

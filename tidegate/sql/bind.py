@@ -13,6 +13,8 @@ from functools import partial
 from sqlglot import exp
 
 from tidegate.core.errors import Code, error_for
+from tidegate.core.frozen import frozen
+from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
 from tidegate.sql.describe import describe
 from tidegate.sql.model import BoundQuery, Schema
@@ -21,10 +23,14 @@ from tidegate.sql.queries import bind_query
 from tidegate.sql.scope import Context, Env, From
 
 
+NOTHING: Mapping[DatasetName, frozenset[str]] = frozen({})
+
+
 def bind(
     tree: exp.Query,
     schema: Schema,
     parameters: Sequence[Value] | Mapping[str, Value] = (),
+    unlisted: Mapping[DatasetName, frozenset[str]] = NOTHING,
     *,
     fragment: bool = False,
 ) -> BoundQuery:
@@ -34,6 +40,7 @@ def bind(
         tree: what ``admit`` gave.
         schema: what the one who asks may know about.
         parameters: by position (``?``, ``$1``) or by name (``$region``).
+        unlisted: columns that a star leaves out; named in the text they are read, and the policy decides.
         fragment: the text is another party's rendered fragment: aliases ``r0`` ... stay the refs of their instances, and the
             reserved column ``tg_subject`` of an instance may be read.
 
@@ -41,7 +48,7 @@ def bind(
         CallerError: PLAN_UNKNOWN_DATASET, PLAN_UNKNOWN_COLUMN, PLAN_AMBIGUOUS, PLAN_NOT_ALLOWED, PLAN_PARAMETERS, PLAN_TYPE.
     """
     given = _given(parameters)
-    ctx = Context(schema=schema, given=given, fragment=fragment, query=_not_ready)  # type: ignore[arg-type]
+    ctx = Context(schema=schema, given=given, fragment=fragment, query=_not_ready, unlisted=unlisted)  # type: ignore[arg-type]
     ctx.query = partial(bind_query, ctx)
     try:
         bound = bind_query(ctx, tree, Env(From(), None, {}))

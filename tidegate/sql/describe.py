@@ -17,6 +17,8 @@ from tidegate.sql.model import Leaf, Role
 from tidegate.sql.nodes import Call
 from tidegate.sql.words import words
 
+_LIMIT_SHOWN_MAX = 2**53 - 1  # the question is canonical JSON, which has no larger integer; no answer has so many rows
+
 Origin = tuple[str, str]  # (ref, column)
 Origins = frozenset[Origin]
 NOTHING: Origins = frozenset()
@@ -82,7 +84,7 @@ def _shape(query: exp.Query, use: _Use) -> dict[str, Any]:
         "functions": sorted(use.functions),
         "joins": use.joins,
         "set_operations": use.set_operations,
-        "limit": int(limit.expression.this) if limit is not None else None,
+        "limit": min(int(limit.expression.this), _LIMIT_SHOWN_MAX) if limit is not None else None,
     }
 
 

@@ -122,7 +122,7 @@ def _resolve_here(ctx: Context, parts: list[str], env: Env) -> exp.Expr | None:
                 return _fields(ctx, makers[0](), parts[depth + 1 :])
     visible = [entry.make for entry in env.names.visible if fold(entry.name) == fold(parts[0])]
     if not visible:
-        visible = [source.hidden[parts[0]] for source in env.names.sources if parts[0] in source.hidden]
+        visible = [make for source in env.names.sources for make in source.find_hidden(parts[0])]
     if len(visible) > 1:
         raise error_for(Code.PLAN_AMBIGUOUS)
     if visible:

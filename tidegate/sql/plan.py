@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
 from tidegate.sql.admit import admit
-from tidegate.sql.bind import bind
+from tidegate.sql.bind import NOTHING, bind
 from tidegate.sql.model import BoundQuery, Schema
 from tidegate.sql.render import render
 from tidegate.sql.wall import check
@@ -19,6 +20,7 @@ def plan(
     text: str,
     schema: Schema,
     parameters: Sequence[Value] | Mapping[str, Value] = (),
+    unlisted: Mapping[DatasetName, frozenset[str]] = NOTHING,
     *,
     fragment: bool = False,
 ) -> BoundQuery:
@@ -28,12 +30,13 @@ def plan(
 
     Args:
         schema: what the one who asks may know about.
+        unlisted: columns that a star leaves out (see ``bind``).
         fragment: the text is another party's rendered fragment (see ``bind``).
 
     Raises:
         CallerError: a PLAN code; the message holds nothing of the text.
         InternalError: INTERNAL, when the engine reads our own print as something else.
     """
-    bound = bind(admit(text), schema, parameters, fragment=fragment)
+    bound = bind(admit(text), schema, parameters, unlisted, fragment=fragment)
     check(render(bound.tree, bound.parameters), frozenset(str(leaf.dataset) for leaf in bound.leaves))
     return bound

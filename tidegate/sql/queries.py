@@ -164,13 +164,15 @@ def _star(ctx: Context, node: exp.Star, visible: Sequence[Visible], env: Env) ->
     replaced = {fold(item.alias): item.this for item in _list(node.args.get("replace"))}
     renamed = {fold(item.this.name): item.alias for item in _list(node.args.get("rename"))}
     known = {fold(item.name) for item in visible}
-    if (dropped | set(replaced) | set(renamed)) - known:
+    unlisted = {fold(name) for item in visible for source in item.sources for name in source.hidden}
+    if ((dropped - unlisted) | set(replaced) | set(renamed)) - known:
         raise error_for(Code.PLAN_UNKNOWN_COLUMN, "star: EXCLUDE, REPLACE or RENAME names a column that is not there")
     items = []
     for item in visible:
         key = fold(item.name)
         if key in dropped:
             continue
+        ctx.count()  # stars of stars double at each level: a few hundred characters could mean millions of columns
         make: Callable[[], exp.Expr] = item.make
         if key in replaced:
             make = partial(expressions.bind, ctx, replaced[key], env)

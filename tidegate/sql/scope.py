@@ -58,7 +58,7 @@ class Source:
     Args:
         names: what a query may write before the dot: ``("t",)``, or department and dataset.
         columns: visible names in order, each with the maker of its column in the tree.
-        hidden: columns that can be read by name but are not part of a star.
+        hidden: columns that can be read by name but are not part of a star (and that the policy may well refuse).
     """
 
     names: tuple[str, ...]
@@ -69,7 +69,11 @@ class Source:
         """Find the makers of all columns of a name."""
         wanted = fold(name)
         found = [make for visible, make in self.columns if fold(visible) == wanted]
-        return found or [make for hidden, make in self.hidden.items() if hidden == name]
+        return found or self.find_hidden(name)
+
+    def find_hidden(self, name: str) -> list[Callable[[], exp.Expr]]:
+        """Find the maker of a hidden column."""
+        return [make for hidden, make in self.hidden.items() if fold(hidden) == fold(name)]
 
     def is_called(self, names: tuple[str, ...]) -> bool:
         """Say whether a qualifier means this source; the last part alone is enough."""
@@ -145,6 +149,7 @@ class Context:
     given: Mapping[str, Value]
     fragment: bool
     query: Callable[[exp.Expr, Env], BoundSelect]
+    unlisted: Mapping[DatasetName, frozenset[str]] = field(default_factory=dict)
     values: list[Value] = field(default_factory=list)
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)

@@ -206,9 +206,17 @@ def _leaf(
         ref = ctx.fresh("r")
     ctx.leaves[ref] = (name, collection)
     table = exp.Table(this=identifier(name.name), db=identifier(name.department), alias=table_alias(ref))
-    columns = tuple((item.name, partial(column, ref, item.name)) for item in dataset.columns)
-    hidden = {SUBJECT_COLUMN: partial(column, ref, SUBJECT_COLUMN)} if ctx.fragment else {}
-    return table, Source((name.department, name.name), columns, hidden)
+    return table, _source(ctx, name, dataset, partial(column, ref), ctx.unlisted.get(name, frozenset()))
+
+
+def _source(
+    ctx: Context, name: DatasetName, dataset: Dataset, make: Callable[[str], exp.Expr], unlisted: frozenset[str]
+) -> Source:
+    columns = tuple((item.name, partial(make, item.name)) for item in dataset.columns if item.name not in unlisted)
+    hidden = {item.name: partial(make, item.name) for item in dataset.columns if item.name in unlisted}
+    if ctx.fragment:
+        hidden[SUBJECT_COLUMN] = partial(make, SUBJECT_COLUMN)
+    return Source((name.department, name.name), columns, hidden)
 
 
 def _collection(ctx: Context, name: DatasetName, dataset: Dataset) -> tuple[exp.Expr, Source]:
@@ -234,9 +242,10 @@ def _collection(ctx: Context, name: DatasetName, dataset: Dataset) -> tuple[exp.
         return query
 
     lazy = ctx.lazy(finish)
-    columns = tuple((item.name, partial(lazy.want, item.name)) for item in dataset.columns)
-    hidden = {SUBJECT_COLUMN: partial(lazy.want, SUBJECT_COLUMN)} if ctx.fragment else {}
-    return lazy.node, Source((name.department, name.name), columns, hidden)
+    # what one part does not list, the whole does not list: its parts have columns of the same names
+    unlisted = {fold(item) for key in (name, *dataset.parts) for item in ctx.unlisted.get(key, ())}
+    gone = frozenset(item.name for item in dataset.columns if fold(item.name) in unlisted)
+    return lazy.node, _source(ctx, name, dataset, lazy.want, gone)
 
 
 def _one(source: Source, name: str) -> exp.Expr:

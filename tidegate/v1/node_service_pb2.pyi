@@ -302,6 +302,7 @@ class Trailer(_message.Message):
     SUPPRESSED_GROUPS_FIELD_NUMBER: _builtins.int
     ENTRY_INDEX_FIELD_NUMBER: _builtins.int
     ELAPSED_S_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     bytes: _builtins.int
     digest: _builtins.str
@@ -312,6 +313,10 @@ class Trailer(_message.Message):
     entry_index: _builtins.int
     """of the node's own log"""
     elapsed_s: _builtins.float
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what the node did to the data, in words: "r0: row filter", "r0: tailnum masked (pseudonym)" """
+
     def __init__(
         self,
         *,
@@ -322,10 +327,11 @@ class Trailer(_message.Message):
         suppressed_groups: _builtins.int = ...,
         entry_index: _builtins.int = ...,
         elapsed_s: _builtins.float = ...,
+        rules: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest", b"digest", "elapsed_s", b"elapsed_s", "entry_index", b"entry_index", "rows", b"rows", "signature", b"signature", "suppressed_groups", b"suppressed_groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest", b"digest", "elapsed_s", b"elapsed_s", "entry_index", b"entry_index", "rows", b"rows", "rules", b"rules", "signature", b"signature", "suppressed_groups", b"suppressed_groups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,16 +1,17 @@
-"""The client's wire module: the only one that reads generated messages; gives and takes plain values."""
+"""The broker's services over one channel: takes and gives plain values."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
-from tidegate.core.errors import TidegateError
+from tidegate.client.facts import ExplainedFacts
+from tidegate.client.wire.reading import json_object, text
+from tidegate.client.wire.stream import Stream, receipt_facts
 from tidegate.core.limits import PROTOCOL_VERSION
 from tidegate.core.values import Value, encode
 from tidegate.v1 import (
@@ -30,120 +31,12 @@ CALL_DEADLINE_S = 30.0  # of every call but a query's
 _Answer = TypeVar("_Answer")
 
 
-@dataclass(frozen=True, slots=True)
-class RawReceipt:
-    """A receipt as it came."""
-
-    note: bytes
-    entry: bytes
-    index: int
-
-
-@dataclass(frozen=True, slots=True)
-class StartedFacts:
-    """The first word of an answer."""
-
-    request_id: str
-    receipt: RawReceipt
-    schema: bytes
-    disclosure: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class FinishedFacts:
-    """The last word of an answer; without it there was none."""
-
-    rows: int
-    bytes: int
-    suppressed_groups: int
-    result_digest: str
-    digest_nonce: str
-    receipt: RawReceipt
-    report: list[dict[str, Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class ExplainedFacts:
-    """What EXPLAIN gives."""
-
-    plan: dict[str, Any]
-    picture: str
-    request_id: str
-    receipt: RawReceipt
-
-
-def _receipt(message: common_pb2.Receipt) -> RawReceipt:
-    return RawReceipt(message.note, message.entry, message.index)
-
-
 def _parameters(parameters: Sequence[Value] | Mapping[str, Value] | None) -> str:
     if not parameters:
         return ""
     if isinstance(parameters, Mapping):
         return json.dumps({name: encode(value) for name, value in parameters.items()})
     return json.dumps([encode(value) for value in parameters])
-
-
-class Stream:
-    """An answer under way: started, then chunks, then finished."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self.started: StartedFacts = self._start()
-        self.finished: FinishedFacts | None = None
-
-    def _next(self) -> query_service_pb2.ExecuteResponse | None:
-        try:
-            return next(self._call, None)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
-
-    def _start(self) -> StartedFacts:
-        message = self._next()
-        if message is None or message.WhichOneof("kind") != "started":
-            raise _cut_short()
-        started = message.started
-        return StartedFacts(
-            request_id=started.request_id,
-            receipt=_receipt(started.receipt),
-            schema=started.schema,
-            disclosure=json.loads(started.disclosure_json or "{}"),
-        )
-
-    def chunks(self) -> Iterator[bytes]:
-        """Give the Arrow chunks, schema first.
-
-        Raises:
-            PeerError: the answer ended without its last word: it is no answer.
-        """
-        yield self.started.schema
-        while (message := self._next()) is not None:
-            kind = message.WhichOneof("kind")
-            if kind == "batch":
-                yield message.batch.ipc
-            elif kind == "finished":
-                done = message.finished
-                self.finished = FinishedFacts(
-                    rows=done.rows,
-                    bytes=done.bytes,
-                    suppressed_groups=done.suppressed_groups,
-                    result_digest=done.result_digest,
-                    digest_nonce=done.digest_nonce,
-                    receipt=_receipt(done.receipt),
-                    report=json.loads(done.report_json or "[]"),
-                )
-        if self.finished is None:
-            raise _cut_short()
-
-    def cancel(self) -> None:
-        """Tell the broker that nobody reads any more; it stops the departments."""
-        self._call.cancel()
-
-
-def _cut_short() -> TidegateError:
-    from tidegate.core.errors import Code, error_for
-
-    return error_for(Code.CLIENT_UNREACHABLE, "the answer ended before its last word, so it is not an answer")
 
 
 class Transport:
@@ -188,7 +81,7 @@ class Transport:
     ) -> Stream:
         """Start a query."""
         request = query_service_pb2.ExecuteRequest(
-            sql=sql,
+            sql=text(sql, "SQL"),
             purpose=purpose,
             legal_basis=legal_basis,
             parameters_json=_parameters(parameters),
@@ -199,16 +92,28 @@ class Transport:
         return Stream(self._query.Execute(request, timeout=deadline_s + 1.0))
 
     def explain(
-        self, sql: str, *, purpose: str, legal_basis: str, parameters: Sequence[Value] | Mapping[str, Value] | None
+        self,
+        sql: str,
+        *,
+        purpose: str,
+        legal_basis: str,
+        parameters: Sequence[Value] | Mapping[str, Value] | None,
+        analyze: bool = False,
     ) -> ExplainedFacts:
         """Ask for the plan."""
         answer = self._call(
             self._query.Explain,
             query_service_pb2.ExplainRequest(
-                sql=sql, purpose=purpose, legal_basis=legal_basis, parameters_json=_parameters(parameters)
+                sql=text(sql, "SQL"),
+                purpose=purpose,
+                legal_basis=legal_basis,
+                parameters_json=_parameters(parameters),
+                analyze=analyze,
             ),
         )
-        return ExplainedFacts(json.loads(answer.plan_json), answer.picture, answer.request_id, _receipt(answer.receipt))
+        return ExplainedFacts(
+            json_object(answer.plan_json, "plan"), answer.picture, answer.request_id, receipt_facts(answer.receipt)
+        )
 
     # catalogue
 
@@ -218,7 +123,7 @@ class Transport:
             self._catalogue.Register,
             catalogue_service_pb2.RegisterRequest(dataset_json=json.dumps(dataset), idempotency_key=key),
         )
-        return json.loads(answer.dataset_json), list(answer.notices)
+        return json_object(answer.dataset_json, "dataset"), list(answer.notices)
 
     def update(self, dataset: Mapping[str, Any], expected_version: int, key: str) -> dict[str, Any]:
         """Register a changed description."""
@@ -228,8 +133,7 @@ class Transport:
                 dataset_json=json.dumps(dataset), expected_version=expected_version, idempotency_key=key
             ),
         )
-        result: dict[str, Any] = json.loads(answer.dataset_json)
-        return result
+        return json_object(answer.dataset_json, "dataset")
 
     def withdraw(self, name: str, reason: str, key: str) -> None:
         """Withdraw a dataset."""
@@ -241,7 +145,7 @@ class Transport:
     def dataset(self, name: str, version: int = 0) -> tuple[dict[str, Any], list[int]]:
         """Get one dataset, and the numbers of its versions."""
         answer = self._call(self._catalogue.Get, catalogue_service_pb2.GetRequest(name=name, version=version))
-        return json.loads(answer.dataset_json), list(answer.versions)
+        return json_object(answer.dataset_json, "dataset"), list(answer.versions)
 
     def datasets(self, owner: str, page_token: str) -> tuple[list[dict[str, Any]], str]:
         """List datasets, a page at a time."""
@@ -249,7 +153,7 @@ class Transport:
             self._catalogue.List,
             catalogue_service_pb2.ListRequest(owner=owner, page_size=500, page_token=page_token),
         )
-        return [json.loads(item) for item in answer.dataset_json], answer.next_page_token
+        return [json_object(item, "dataset") for item in answer.dataset_json], answer.next_page_token
 
     def search(
         self, words: str, *, column: str, element: str, dataset_class: str, owner: str, page_size: int, page_token: str
@@ -267,13 +171,13 @@ class Transport:
                 page_token=page_token,
             ),
         )
-        found = [json.loads(item) for item in answer.dataset_json]
-        return found, answer.total, json.loads(answer.facets_json or "{}"), answer.next_page_token
+        found = [json_object(item, "dataset") for item in answer.dataset_json]
+        return found, answer.total, json_object(answer.facets_json, "facets"), answer.next_page_token
 
     def node_description(self, node: str) -> list[dict[str, Any]]:
         """Ask what the caller's own node says that it holds."""
         answer = self._call(self._catalogue.NodeDescription, catalogue_service_pb2.NodeDescriptionRequest(node=node))
-        return [json.loads(item) for item in answer.dataset_json]
+        return [json_object(item, "dataset") for item in answer.dataset_json]
 
     def purposes(self) -> list[dict[str, Any]]:
         """List the registered purposes."""
@@ -311,7 +215,9 @@ class Transport:
                     dataset=dataset, grantee=grantee, page_size=500, page_token=token
                 ),
             )
-            found += [{**json.loads(item.agreement_json), "state": item.state} for item in answer.agreements]
+            found += [
+                {**json_object(item.agreement_json, "agreement"), "state": item.state} for item in answer.agreements
+            ]
             token = answer.next_page_token
             if not token:
                 return found
@@ -380,7 +286,7 @@ class Transport:
             "not_after": answer.not_after,
             "protocol": answer.version.protocol,
             "software": answer.version.software,
-            "exchange": json.loads(answer.exchange_json or "{}"),
+            "exchange": json_object(answer.exchange_json, "exchange"),
         }
 
     # the log
@@ -404,8 +310,8 @@ class Transport:
         entries = [
             {
                 "index": item.index,
-                "entry": json.loads(item.entry_json),
-                "side": json.loads(item.side_json) if item.side_json else None,
+                "entry": json_object(item.entry_json, "entry"),
+                "side": json_object(item.side_json, "side") if item.side_json else None,
             }
             for item in answer.entries
         ]

@@ -1,4 +1,4 @@
-"""What the client's services give: plain values, free of generated messages."""
+"""What the broker's services told the client, as plain values: no generated message gets out of ``client.wire``."""
 
 from __future__ import annotations
 

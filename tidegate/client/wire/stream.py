@@ -1,0 +1,79 @@
+"""One answer as it comes over the wire: its first word, its chunks, its last word."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+
+from tidegate.client.facts import FinishedFacts, RawReceipt, StartedFacts
+from tidegate.client.wire.reading import json_list, json_object
+from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.v1 import common_pb2, query_service_pb2
+from tidegate.wire import from_rpc_error
+
+
+def receipt_facts(message: common_pb2.Receipt) -> RawReceipt:
+    """Read a receipt as it came; nothing is verified yet."""
+    return RawReceipt(message.note, message.entry, message.index)
+
+
+class Stream:
+    """An answer under way: started, then chunks, then finished."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.started: StartedFacts = self._start()
+        self.finished: FinishedFacts | None = None
+
+    def _next(self) -> query_service_pb2.ExecuteResponse | None:
+        try:
+            return next(self._call, None)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def _start(self) -> StartedFacts:
+        message = self._next()
+        if message is None or message.WhichOneof("kind") != "started":
+            raise _cut_short()
+        started = message.started
+        return StartedFacts(
+            request_id=started.request_id,
+            receipt=receipt_facts(started.receipt),
+            schema=started.schema,
+            disclosure=json_object(started.disclosure_json, "disclosure"),
+        )
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the Arrow chunks, schema first.
+
+        Raises:
+            PeerError: the answer ended without its last word: it is no answer.
+        """
+        yield self.started.schema
+        while (message := self._next()) is not None:
+            kind = message.WhichOneof("kind")
+            if kind == "batch":
+                yield message.batch.ipc
+            elif kind == "finished":
+                done = message.finished
+                self.finished = FinishedFacts(
+                    rows=done.rows,
+                    bytes=done.bytes,
+                    suppressed_groups=done.suppressed_groups,
+                    result_digest=done.result_digest,
+                    digest_nonce=done.digest_nonce,
+                    receipt=receipt_facts(done.receipt),
+                    report=json_list(done.report_json, "report"),
+                )
+        if self.finished is None:
+            raise _cut_short()
+
+    def cancel(self) -> None:
+        """Tell the broker that nobody reads any more; it stops the departments."""
+        self._call.cancel()
+
+
+def _cut_short() -> TidegateError:
+    return error_for(Code.CLIENT_UNREACHABLE, "the answer ended before its last word, so it is not an answer")
