@@ -181,7 +181,7 @@ def outcome(
     of: int,
     rows: int,
     size_bytes: int,
-    suppressed: int,
+    suppressed: int | None,
     duration_us: int,
     leaves: Mapping[str, Mapping[str, int]],
     error: str = "",
@@ -190,8 +190,10 @@ def outcome(
 
     Args:
         of: index of the decision; leaves: fragment -> counts such as rows and bytes; error: a stable code, empty for
-            OK. The digest of the result stream goes in as commitment ``result``.
+            OK. The digest of the result stream goes in as commitment ``result``. What may not be told to the caller, who
+            is given the entry, is left out here (``suppressed`` None) and goes into the side material.
     """
+    counts = {} if suppressed is None else {"suppressed": suppressed}
     return {
         "v": VERSION,
         "type": "outcome",
@@ -199,7 +201,7 @@ def outcome(
         "of": of,
         "rows": rows,
         "bytes": size_bytes,
-        "suppressed": suppressed,
+        **counts,
         "duration_us": duration_us,
         "leaves": {name: dict(counts) for name, counts in leaves.items()},
         "error": error,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from audit.log import AuditLog
 from audit.wire import AuditServicer
@@ -25,7 +25,7 @@ from broker.enrolment import Enrolment
 from broker.fetch import Fetch
 from broker.identify import Identify
 from broker.join import Join
-from broker.listeners import Listener, callers_listener, enrolment_listener, nodes_listener
+from broker.listeners import NODES_PER_CALLER_MAX, Listener, callers_listener, enrolment_listener, nodes_listener
 from broker.nodes import AttachedNodes, PendingAgreements
 from broker.open_calls import OpenCalls
 from broker.pipeline import Pipeline
@@ -34,6 +34,7 @@ from broker.record import Record
 from broker.replay import UsedIds
 from broker.rewrite import Rewrite
 from broker.wire.guard import CallLimits, Guard, Porch
+from broker.wire.health import Health
 from broker.wire.member import EnrolmentServicer, MemberServicer
 from broker.wire.node import NodeServicer
 from broker.wire.query import QueryServicer
@@ -181,8 +182,9 @@ class Broker:
                 per_caller_max=max(limits.requests_per_member_max * 2, 8),
             ),
         )
-        nodes = guard(frozenset({IdentityKind.NODE}))
-        self._health = health.HealthServicer()
+        # One node, whatever it does, leaves threads for the answers and renewals of the others.
+        nodes = guard(frozenset({IdentityKind.NODE}), limits=CallLimits(per_caller_max=NODES_PER_CALLER_MAX))
+        self._health = Health()
         pending = PendingAgreements(self.catalogue, self._log)
 
         def attached(attachment: Attachment) -> None:

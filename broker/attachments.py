@@ -22,6 +22,7 @@ from tidegate.core.names import SpiffeId
 
 QUEUE_CHUNKS_MAX = 8  # chunks of at most 4 MiB that wait for a fragment's reader; more only hide a slow reader
 WAIT_SLICE_S = 0.25  # how often a waiting thread looks at cancel and deadline
+COUNT_MAX = (1 << 53) - 1  # of what a node counts: the largest number that every JSON reader keeps exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class PendingFragment:
         self._changed = threading.Condition()
         self._digest = hashlib.sha256()
         self._schema_seen = False
+        self._over = False  # guarded by _changed: finished or failed, so that whatever still comes is dropped
         self._closed = threading.Event()
 
     @property
@@ -112,11 +114,14 @@ class PendingFragment:
         return self._closed.is_set()
 
     def put(self, chunk: bytes, *, wait: bool) -> None:
-        """Take the next chunk. Dropped once nobody reads; past the byte limit the stream ends with FETCH_LIMIT.
+        """Take the next chunk. Dropped once nobody reads or the answer is over; past the byte limit it ends with FETCH_LIMIT.
 
         Args:
-            wait: block while the reader is slow; False for small answers, which ride the stream that all others share.
+            wait: block while the reader is slow, at most until the deadline; False for small answers, which ride the
+                stream that all others share.
         """
+        if self._over:
+            return
         if self._schema_seen:
             self.report.bytes += len(chunk)
             if self.report.first_row_s == 0.0:
@@ -132,6 +137,11 @@ class PendingFragment:
 
     def finish(self, trailer: TrailerFacts) -> None:
         """Check the trailer against what was received; a wrong digest or signature is the end of the query."""
+        if self._over:
+            return
+        if not all(0 <= count <= COUNT_MAX for count in (trailer.rows, trailer.suppressed_groups, trailer.entry_index)):
+            self.fail(error_for(Code.FETCH_INVALID_DATA, f"{self.report.member}: its node's counts are not valid"))
+            return
         signed = canonical(
             {
                 "digest": trailer.digest,
@@ -153,8 +163,11 @@ class PendingFragment:
         self._push(_END, wait=False)
 
     def fail(self, error: TidegateError) -> None:
-        """End the stream with an error, at once: what is still queued is thrown away."""
+        """End the stream with an error, at once: what is still queued is thrown away. What is over stays as it ended."""
         with self._changed:
+            if self._over:
+                return
+            self._over = True
             self._items.clear()
             self._items.append(error)
             self._changed.notify_all()
@@ -168,9 +181,14 @@ class PendingFragment:
 
     def _push(self, item: bytes | None, *, wait: bool) -> None:
         with self._changed:
-            while wait and len(self._items) >= QUEUE_CHUNKS_MAX and not self._closed.is_set():
-                self._changed.wait()
-            if not self._closed.is_set():
+            while wait and len(self._items) >= QUEUE_CHUNKS_MAX and not self._closed.is_set() and not self._over:
+                left = self._started + self.order.deadline_s - self._clock.monotonic_s()
+                if left <= 0:  # a caller who does not read must not hold a thread of the nodes' listener for ever
+                    self.fail(error_for(Code.QUERY_DEADLINE, f"{self.report.member}: its answer was not read in time"))
+                    return
+                self._changed.wait(left)
+            if not self._closed.is_set() and not self._over:
+                self._over = item is _END
                 self._items.append(item)
                 self._changed.notify_all()
 
@@ -215,6 +233,7 @@ class Attachment:
     _acks: dict[str, threading.Event] = field(default_factory=dict)
     _stored: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _pushing: threading.Lock = field(default_factory=threading.Lock)
     _gone: bool = False
 
     def send(self, order: FragmentOrder, report: FragmentReport, clock: Clock) -> PendingFragment:
@@ -246,7 +265,18 @@ class Attachment:
                 self.orders.put(CancelOrder(fragment_id))
 
     def push_agreement(self, order: AgreementOrder, wait_s: float) -> bool:
-        """Send an agreement or revocation and wait until the node says that it is stored; False when it did not."""
+        """Send an agreement or revocation and wait until the node says that it is stored; False when it did not.
+
+        One at a time: an acknowledgement names the agreement alone, so that an agreement's could pass for its revocation's.
+        """
+        if not self._pushing.acquire(timeout=max(wait_s, 0.0)):
+            return False
+        try:
+            return self._push_agreement(order, wait_s)
+        finally:
+            self._pushing.release()
+
+    def _push_agreement(self, order: AgreementOrder, wait_s: float) -> bool:
         key = order.agreement_id
         event = threading.Event()
         with self._lock:
@@ -258,16 +288,19 @@ class Attachment:
         event.wait(wait_s)
         with self._lock:
             self._acks.pop(key, None)
-            return key in self._stored
+            stored = key in self._stored
+            self._stored.discard(key)
+            return stored
 
     def acknowledged(self, agreement_id: str, *, stored: bool) -> None:
-        """Take the node's acknowledgement."""
+        """Take the node's acknowledgement; one that nobody waits for is dropped, so that a node can make nothing grow."""
         with self._lock:
+            event = self._acks.get(agreement_id)
+            if event is None:
+                return
             if stored:
                 self._stored.add(agreement_id)
-            event = self._acks.get(agreement_id)
-        if event is not None:
-            event.set()
+        event.set()
 
     def leave(self) -> None:
         """End: every pending fragment fails by name of the department."""

@@ -19,6 +19,12 @@ def init(
     listen: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - a broker is there to be reached
     port: Annotated[int, typer.Option(min=0, max=65_533, help="First of three ports; 0 takes free ones.")] = 7443,
     operator: Annotated[str, typer.Option(help="Member that operates the exchange.")] = "operator",
+    database: Annotated[
+        str,
+        typer.Option(
+            help="postgresql://... for several brokers; default: SQLite in FOLDER.", envvar="TIDEGATE_DATABASE"
+        ),
+    ] = "",
 ) -> None:
     """Make a new exchange: its CA, audit log, catalogue, configuration, and a join token for its operator.
 
@@ -28,7 +34,9 @@ def init(
     from broker.setup import create_exchange
 
     with failing():
-        token = create_exchange(folder, exchange=exchange, host=host, listen=listen, port=port, operator=operator)
+        token = create_exchange(
+            folder, exchange=exchange, host=host, listen=listen, port=port, operator=operator, database=database
+        )
         say(f"made exchange {exchange} in {folder}")
         say("next:")
         say(f"  tidegate up {folder}")

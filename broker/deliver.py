@@ -150,16 +150,15 @@ def rename(schema: pa.Schema, names: tuple[str, ...]) -> pa.Schema:
     return pa.schema([field.with_name(name) for field, name in zip(schema, names, strict=True)])
 
 
-def report_json(closing: Closing) -> list[dict[str, Any]]:
-    """Give the departments' parts as JSON for the caller."""
+def report_json(closing: Closing, counted: frozenset[str]) -> list[dict[str, Any]]:
+    """Give the departments' parts as JSON for the caller; counts of fragments that are not ``counted`` are null."""
     return [
         {
             "fragment": item.fragment,
             "member": item.member,
             "node": item.node,
-            "rows": item.rows,
-            "bytes": item.bytes,
-            "suppressed_groups": item.suppressed,
+            "rows": item.rows if item.fragment in counted else None,
+            "bytes": item.bytes if item.fragment in counted else None,
             "elapsed_ms": round(item.elapsed_s * 1000),
             "node_entry": item.entry_index,
             "rules": list(item.rules),

@@ -21,7 +21,7 @@ CALLERS_LONG_MAX = 48  # leaves 16 threads for look-ups, health and renewal by c
 CALLERS_PER_CALLER_MAX = 24
 ATTACHMENTS_MAX = 1_000
 NODES_SPARE_THREADS = 64  # answers and renewals beside the attachments
-NODES_PER_CALLER_MAX = 64  # two attachments during a change of certificate, the rest answers
+NODES_PER_CALLER_MAX = 48  # two attachments during a change of certificate, the rest answers; below the spare threads
 ENROLMENT_THREADS = 8
 
 STREAMS_PER_CONNECTION_MAX = 128  # an HTTP/2 connection may not open more at once (rapid reset)

@@ -36,7 +36,11 @@ class Cancellable(Protocol):
 
 @dataclass(eq=False, slots=True)
 class OpenCall:
-    """One call. ``ended`` and ``cancel_at_s`` are written under the watch's lock; the handler only reads ``ended``."""
+    """One call. ``ended`` and ``cancel_at_s`` are written under the watch's lock; the handler only reads ``ended``.
+
+    ``until_s`` is the handler's to set: the end of its deadline on the monotonic clock. A handler that heeds its deadline
+    is gone by then; one that is stuck in a peer who does not read is ended by the watch.
+    """
 
     context: Cancellable
     facts: CertificateFacts
@@ -45,6 +49,7 @@ class OpenCall:
     request_id: str
     ended: TidegateError | None = None
     cancel_at_s: float = 0.0
+    until_s: float | None = None
     hooks: list[Callable[[], None]] = field(default_factory=list)
 
     def check(self) -> None:
@@ -108,6 +113,12 @@ class OpenCalls:
                     return
         hook()  # the call is over already: the handler must not wait for a hook that came too late
 
+    def until(self, context: object, until_s: float) -> None:
+        """Have the watch end the call at that time on the monotonic clock, should it still be open then."""
+        call = self._calls.get(id(context))
+        if call is not None:
+            call.until_s = until_s
+
     def review(self) -> None:
         """Look at every open call once. The watch does this; a test may do it itself."""
         now_s = self._clock.monotonic_s()
@@ -118,6 +129,9 @@ class OpenCalls:
             if call.ended is not None:
                 if now_s >= call.cancel_at_s:
                     call.context.cancel()
+                continue
+            if call.until_s is not None and now_s >= call.until_s:
+                self._end(call, error_for(Code.QUERY_DEADLINE), now_s)
                 continue
             if call.facts.fingerprint not in verdicts:
                 verdicts[call.facts.fingerprint] = self._verdict(call.facts)

@@ -77,9 +77,10 @@ class Pipeline:
             raise
         try:
             joined = self._join.join(recorded, fetched)  # 7
-        except TidegateError as error:
+        except BaseException as error:  # whatever it is, the departments are told to stop
             fetched.close()
-            self._deliver.failed(recorded, error, fetched.reports)
+            if isinstance(error, TidegateError):
+                self._deliver.failed(recorded, error, fetched.reports)
             raise
         return self._deliver.deliver(recorded, joined)  # 8
 

@@ -93,17 +93,22 @@ class Record:
         Raises:
             InternalError: AUDIT_UNAVAILABLE.
         """
+        leaves = {report.fragment: {"rows": report.rows, "bytes": report.bytes} for report in closing.reports}
+        counted = recorded.counted
+        aggregated = len(counted) < len(recorded.restricted.federated.fragments)
         entry = entries.outcome(
             request_id=recorded.request.id,
             of=recorded.decision.index,
             rows=closing.rows,
             size_bytes=closing.bytes,
-            suppressed=closing.suppressed_groups,
+            # The caller is given this entry with its receipt: what small groups there were is for the auditor alone.
+            suppressed=None if aggregated else closing.suppressed_groups,
             duration_us=round(closing.duration_s * 1e6),
-            leaves={report.fragment: {"rows": report.rows, "bytes": report.bytes} for report in closing.reports},
+            leaves={name: counts for name, counts in leaves.items() if name in counted},
             error=closing.error,
         )
-        appended = self._log.append(entry, commit={"result": closing.result_digest.encode()})
+        side = {"suppressed": closing.suppressed_groups, "leaves": leaves} if aggregated else None
+        appended = self._log.append(entry, side, commit={"result": closing.result_digest.encode()})
         return _closed(appended, "result")
 
 

@@ -18,17 +18,27 @@ from tidegate.core.clock import SystemClock, SystemIds
 from tidegate.core.errors import Code, error_for
 from tidegate.core.names import IdentityKind
 from tidegate.identity.folder import ExchangeInfo
+from tidegate.identity.keys import write_private
 
 BROKER_NAME = "broker1"
 
 
 def create_exchange(
-    folder: Path, *, exchange: str, host: str, listen: str, port: int, operator: str, operator_name: str = "operator"
+    folder: Path,
+    *,
+    exchange: str,
+    host: str,
+    listen: str,
+    port: int,
+    operator: str,
+    operator_name: str = "operator",
+    database: str = "",
 ) -> str:
     """Make an exchange in a new folder; give the operator's join token.
 
     Args:
         port: of the callers' listener; nodes and enrolment take the next two. 0: three free ones.
+        database: URL of a PostgreSQL database for the catalogue; empty: SQLite in the folder.
 
     Raises:
         CallerError: CONFIG_INVALID: the folder is not empty, or a value is not valid.
@@ -42,15 +52,17 @@ def create_exchange(
             name: f"{listen}:{number}" for name, number in zip(("callers", "nodes", "enrolment"), ports, strict=True)
         },
     }
+    if database:
+        document["storage"] = {"database": database}
     config = parse_config(document, folder.absolute(), {})
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     clock, ids = SystemClock(), SystemIds()
     authority = Authority.create(config.authority_folder, exchange, clock)
     year = clock.now().year
     log = AuditLog.create(config.log_folder, f"{exchange}/{BROKER_NAME}/audit/{year}", clock, ids)
-    database = open_database(config.database_url)
+    engine = open_database(config.database_url)
     try:
-        members = MemberDirectory(database, clock, ids=ids)
+        members = MemberDirectory(engine, clock, ids=ids)
         told = ExchangeInfo(
             exchange=exchange,
             callers=f"{host}:{ports[0]}",
@@ -77,10 +89,11 @@ def create_exchange(
             tier="government",
         )
     finally:
-        database.dispose()
+        engine.dispose()
         log.close()
     # Last: a folder in which this was interrupted holds no broker.toml and does not start.
-    (folder / "broker.toml").write_text(tomli_w.dumps(document), encoding="utf-8")
+    # Private: the database's URL may hold a password.
+    write_private(folder / "broker.toml", tomli_w.dumps(document).encode())
     return invitation.token
 
 

@@ -105,6 +105,20 @@ class RecordedPlan:
         """The request that it answers."""
         return self.restricted.decided.plan.request
 
+    @property
+    def counted(self) -> frozenset[str]:
+        """The fragments whose counts the caller may be told: those over data that is shared row by row.
+
+        How many rows or groups a fragment had before small groups were dropped is an answer about single persons: a
+        condition on one person's key turns it into "is this person in your data".
+        """
+        resources = self.restricted.decided.decision.resources
+        return frozenset(
+            fragment.id
+            for fragment in self.restricted.federated.fragments
+            if all(resources[ref].constraints.mode == "rows" for ref in fragment.refs)
+        )
+
 
 @dataclass(slots=True)
 class FragmentReport:

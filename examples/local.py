@@ -52,6 +52,7 @@ class LocalExchange:
     folder: Path
     name: str = "local"
     broker_settings: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    database: str = ""
     running: dict[str, Running] = field(default_factory=dict)
     _sessions: dict[str, Session] = field(default_factory=dict)
 
@@ -80,7 +81,13 @@ class LocalExchange:
     def start(self) -> None:
         """Make the exchange, run its broker, and join its operator."""
         token = create_exchange(
-            self.broker_folder, exchange=self.name, host="127.0.0.1", listen="127.0.0.1", port=0, operator="operator"
+            self.broker_folder,
+            exchange=self.name,
+            host="127.0.0.1",
+            listen="127.0.0.1",
+            port=0,
+            operator="operator",
+            database=self.database,
         )
         if self.broker_settings:
             file = self.broker_folder / "broker.toml"

@@ -13,13 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import adbc_driver_postgresql.dbapi as adbc
 import pyarrow as pa
 
 from tidegate import ipc
 from tidegate.core.dataset import Column
 from tidegate.core.errors import Code, error_for
 from tidegate.sql.model import RenderedSql
+
+try:
+    import adbc_driver_postgresql.dbapi as adbc
+except ModuleNotFoundError:  # a node that serves files alone does without the extra `postgres`; PostgresSource says so
+    adbc = None
 
 _TYPES = {
     "bool": "BOOLEAN",
@@ -78,9 +82,16 @@ def quote(name: str) -> str:
 
 
 class PostgresSource:
-    """One database. A connection per scan: a scan that is cancelled or fails takes its connection with it."""
+    """One database. A connection per scan: a scan that is cancelled or fails takes its connection with it.
+
+    Raises:
+        CallerError: CONFIG_INVALID when the driver is not installed.
+    """
 
     def __init__(self, url: str, *, statement_timeout_s: float) -> None:
+        if adbc is None:
+            message = "PostgreSQL source: its driver is not installed; pip install 'tidegate-exchange[postgres]'"
+            raise error_for(Code.CONFIG_INVALID, message)
         self._url = url
         self._timeout_ms = max(int(statement_timeout_s * 1000), 1)
 

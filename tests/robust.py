@@ -6,7 +6,9 @@ status that any of these tests sees passes ``Seen.take``, which refuses texts th
 
 from __future__ import annotations
 
+import hashlib
 import importlib
+import json
 import pkgutil
 import queue
 import re
@@ -18,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow as pa
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2
@@ -29,19 +32,21 @@ from broker.authority import Authority
 from broker.config import load_config, parse_config
 from broker.setup import create_exchange
 from catalogue.members import MemberDirectory
+from node.answer import trailer_bytes
+from tidegate import ipc
 from tidegate.channel import open_channel
 from tidegate.client.result import Result
 from tidegate.client.session import Session
 from tidegate.client.wire import Transport
 from tidegate.core.clock import Clock, SystemClock, SystemIds
 from tidegate.core.dataset import Column, Dataset, DatasetClass
-from tidegate.core.errors import CODES, Code
+from tidegate.core.errors import CODES, Code, TidegateError, error_for
 from tidegate.core.limits import PROTOCOL_VERSION
 from tidegate.core.names import DatasetName, IdentityKind, SpiffeId
 from tidegate.identity import keys
 from tidegate.identity.certificates import make_csr
 from tidegate.identity.folder import ExchangeInfo, LocalIdentity
-from tidegate.v1 import common_pb2, node_service_pb2, node_service_pb2_grpc
+from tidegate.v1 import common_pb2, node_service_pb2
 from tidegate.wire import to_detail
 
 EXCHANGE = "city"
@@ -212,7 +217,9 @@ def broker_world(
         broker.stop()
 
 
-def described(owner: str, name: str, *, node: str = "node1", dataset_class: DatasetClass = DatasetClass.OPEN) -> Dataset:
+def described(
+    owner: str, name: str, *, node: str = "node1", dataset_class: DatasetClass = DatasetClass.OPEN
+) -> Dataset:
     """Describe a small dataset."""
     return Dataset(
         name=DatasetName.parse(f"{owner}.{name}"),
@@ -244,16 +251,16 @@ class LightNode:
         self.ended: queue.SimpleQueue[Seen | None] = queue.SimpleQueue()
         self.attached = threading.Event()
         self._on_fragment = on_fragment
-        self._up: queue.SimpleQueue[Up | None] = queue.SimpleQueue()
+        self._up: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.channel = open_channel(identity.exchange.nodes, identity)
-        self.stub = node_service_pb2_grpc.NodeServiceStub(self.channel)
         hello = node_service_pb2.Hello(
             version=common_pb2.Version(protocol=PROTOCOL_VERSION),
             session_nonce=SystemIds().nonce(16),
-            dataset_json=[__import__("json").dumps(item.to_json()) for item in datasets],
+            dataset_json=[json.dumps(item.to_json()) for item in datasets],
         )
-        self._up.put(Up(hello=hello))
-        self._call: Any = self.stub.Attach(iter(self._up.get, None))
+        self.say(Up(hello=hello))
+        attach = self.channel.stream_stream("/tidegate.v1.NodeService/Attach", response_deserializer=Down.FromString)
+        self._call: Any = attach(iter(self._up.get, None))
         self._thread = threading.Thread(target=self._hear, name="light-node", daemon=True)
         self._thread.start()
 
@@ -278,11 +285,34 @@ class LightNode:
         return self
 
     def say(self, message: Up) -> None:
-        self._up.put(message)
+        self._up.put(message.SerializeToString())
+
+    def say_raw(self, data: bytes) -> None:
+        self._up.put(data)
+
+    def grant_id(self, fragment: node_service_pb2.Fragment) -> str:
+        found: str = json.loads(fragment.grant)["id"]
+        return found
+
+    def answer(self, fragment: node_service_pb2.Fragment, table: pa.Table, *, signature: bytes = b"") -> None:
+        """Answer with a table, signed as a node signs."""
+        self.answer_chunks(fragment, list(ipc.cut(table.schema, table.to_batches())), table.num_rows, signature)
+
+    def answer_chunks(
+        self, fragment: node_service_pb2.Fragment, chunks: Sequence[bytes], rows: int = 1, signature: bytes = b""
+    ) -> None:
+        digest = hashlib.sha256(b"".join(chunks)).hexdigest()
+        signed = trailer_bytes(digest, fragment.id, self.grant_id(fragment), rows)
+        trailer = node_service_pb2.Trailer(
+            rows=rows, digest=digest, signature=signature or keys.sign(self.identity.key, signed)
+        )
+        schema, *messages = chunks
+        answer = node_service_pb2.FragmentAnswer(
+            fragment_id=fragment.id, schema=schema, messages=messages, trailer=trailer
+        )
+        self.say(Up(answer=answer))
 
     def fail(self, fragment_id: str, code: Code, message: str = "") -> None:
-        from tidegate.core.errors import error_for
-
         detail = to_detail(error_for(code, message))
         self.say(Up(failure=node_service_pb2.FragmentFailure(fragment_id=fragment_id, error=detail)))
 
@@ -306,3 +336,17 @@ def rows_of(result: Result) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = result.to_arrow().to_pylist()
     result.verify()
     return rows
+
+
+def ask(session: Session, sql: str, **choices: Any) -> Seen:
+    """Ask a query to its end; give how it ended. The client's reading of the status is checked against the status itself."""
+    try:
+        result = session.query(sql, **choices)
+        result.to_arrow()
+    except TidegateError as error:
+        cause: Any = error.__cause__
+        if not isinstance(cause, grpc.RpcError):
+            check_text(str(error))
+            return Seen(grpc.StatusCode.UNKNOWN, error.code, error.message, 0)
+        return Seen.take(cause, 0)
+    return Seen(grpc.StatusCode.OK, None, "", 1)

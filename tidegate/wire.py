@@ -16,20 +16,52 @@ from grpc_status import rpc_status
 from tidegate.core.errors import CODES, Code, Reason, TidegateError, error_for
 from tidegate.v1 import common_pb2
 
+# An error travels in the trailing metadata, for which both sides allow METADATA_BYTES_MAX (8 KiB) in all: base64 makes
+# 5.5 KiB of these details, percent-encoding at most 1 KiB of the status's own text. What is larger would not arrive at all.
+DETAIL_BYTES_MAX = 4_096
+STATUS_TEXT_BYTES_MAX = 1_000
+_TEXT_BYTES_MAX = 1_000
+_WORD_BYTES_MAX = 300
+_RECEIPT_BYTES_MAX = 1_000  # ours has about 400; a peer's larger one is none
+
 _BY_VALUE = {code.value: code for code in Code}
 
 
 def to_detail(error: TidegateError) -> common_pb2.ErrorDetail:
-    """Give the wire form of an error: the public part alone."""
-    return common_pb2.ErrorDetail(
+    """Give the wire form of an error: the public part alone, never larger than ``DETAIL_BYTES_MAX``."""
+    detail = common_pb2.ErrorDetail(
         code=error.code.value,
-        message=error.message,
-        reasons=[common_pb2.Reason(**reason.to_json()) for reason in error.reasons],
-        request_id=error.request_id,
+        message=_cut(error.message, _TEXT_BYTES_MAX),
+        reasons=[
+            common_pb2.Reason(**{name: _cut(text, _WORD_BYTES_MAX) for name, text in reason.to_json().items()})
+            for reason in error.reasons
+        ],
+        request_id=_cut(error.request_id, _WORD_BYTES_MAX),
         retry_after_s=error.retry_after_s,
-        next_step=error.info.next_step,
-        receipt=error.receipt,
+        next_step=_cut(error.info.next_step, _TEXT_BYTES_MAX),
+        receipt=error.receipt if len(error.receipt) <= _RECEIPT_BYTES_MAX else b"",
     )
+    left_out = 0
+    while detail.ByteSize() > DETAIL_BYTES_MAX and detail.reasons:
+        left_out += 1
+        del detail.reasons[-2 if left_out > 1 else -1 :]
+        detail.reasons.append(common_pb2.Reason(code="more", text=f"and {left_out} more"))
+    return detail
+
+
+def _cut(text: str, bytes_max: int) -> str:
+    """Shorten a text; what UTF-8 has no form for (half a surrogate pair out of somebody's JSON) is replaced."""
+    return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore")
+
+
+def _status_text(text: str) -> str:
+    """Shorten the status's own text by its size in percent-encoding: three bytes for each that is not plain ASCII."""
+    size = 0
+    for place, byte in enumerate(data := text.encode("utf-8", "replace")):
+        size += 1 if 0x20 <= byte < 0x7F and byte != 0x25 else 3
+        if size > STATUS_TEXT_BYTES_MAX:
+            return data[:place].decode("utf-8", "ignore")
+    return data.decode()
 
 
 def from_detail(detail: common_pb2.ErrorDetail) -> TidegateError:
@@ -63,7 +95,7 @@ def abort(context: grpc.ServicerContext, error: TidegateError) -> NoReturn:
     status = getattr(grpc.StatusCode, CODES[error.code].grpc_status)
     packed = AnyMessage()
     packed.Pack(to_detail(error))
-    rich = status_pb2.Status(code=status.value[0], message=str(error), details=[packed])
+    rich = status_pb2.Status(code=status.value[0], message=_status_text(str(error)), details=[packed])
     context.abort_with_status(rpc_status.to_status(rich))
     raise AssertionError("unreachable")  # pragma: no cover - abort always raises
 

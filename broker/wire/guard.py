@@ -148,6 +148,10 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         """Have the hook called when the call's right ends: a handler that waits returns, and the caller hears why."""
         self._open_calls.on_end(context, hook)
 
+    def until(self, context: grpc.ServicerContext, until_s: float) -> None:
+        """Have the call ended at that time on the monotonic clock, even when its peer reads nothing."""
+        self._open_calls.until(context, until_s)
+
     def verifier(self, caller: Caller) -> Callable[[bytes, bytes], bool]:
         """Give a check of (data, signature) by the key of the caller's certificate.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -39,7 +40,10 @@ HEARTBEAT_S = 10.0
 DATASETS_DESCRIBED_MAX = 10_000
 RULES_MAX = 200
 RULE_CHARS_MAX = 200
+RETRY_AFTER_S_MAX = 3_600.0
 _FEATURES = ("deliver", "agreements")
+_NODES_CODES = ("NODE_", "POLICY_", "FETCH_", "QUERY_", "BUSY", "AUDIT_UNAVAILABLE")
+"""Beginnings of the names of codes that a node may answer with; any other is "its node failed"."""
 
 
 class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
@@ -73,8 +77,12 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
             self._guard.on_end(context, attachment.leave)  # revoked or expired: whoever waits here wakes up
             context.add_callback(attachment.leave)
             self._log.info("node attached", node=str(caller.identity), datasets=len(attachment.described))
+            broken: list[TidegateError] = []  # what the node said wrong; it hears of it as the link ends
             listener = threading.Thread(
-                target=self._listen, args=(request_iterator, attachment), name=f"attach-{caller.member}", daemon=True
+                target=self._listen,
+                args=(request_iterator, attachment, broken),
+                name=f"attach-{caller.member}",
+                daemon=True,
             )
             try:
                 yield node_service_pb2.AttachDown(
@@ -83,6 +91,8 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
                 listener.start()
                 self._attached(attachment)
                 yield from self._talk(attachment, context)
+                if broken:
+                    raise broken[0]
             finally:
                 self._attachments.leave(attachment)
                 self._log.info("node left", node=str(caller.identity))
@@ -102,7 +112,7 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
             session=hello.session_nonce.hex(),
             features=tuple(hello.version.features),
             verify=self._guard.verifier(caller),
-            described=_datasets(list(hello.dataset_json), caller),
+            described=_datasets(list(hello.dataset_json), caller.member),
         )
 
     def _talk(self, attachment: Attachment, context: grpc.ServicerContext) -> Iterator[node_service_pb2.AttachDown]:
@@ -118,15 +128,19 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
                 return
             yield _down(order)
 
-    def _listen(self, messages: Iterator[node_service_pb2.AttachUp], attachment: Attachment) -> None:
+    def _listen(
+        self, messages: Iterator[node_service_pb2.AttachUp], attachment: Attachment, broken: list[TidegateError]
+    ) -> None:
         try:
             for message in messages:
                 self._hear(message, attachment)
         except grpc.RpcError:
             pass  # the stream ended; leaving says so to everybody who waits
         except TidegateError as error:
+            broken.append(error)
             self._log.warning("node sent something unexpected", node=str(attachment.identity), code=error.code.value)
         except Exception as error:  # noqa: BLE001 - a hostile node must not take the thread's traceback anywhere
+            broken.append(error_for(Code.INTERNAL))
             self._log.error("attach listener failed", node=str(attachment.identity), error=repr(error))
         finally:
             attachment.leave()
@@ -145,7 +159,7 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
                 if pending is not None:
                     pending.fail(_named(from_detail(message.failure.error), attachment.identity.member))
             case "description":
-                attachment.described = _datasets(list(message.description.dataset_json), None)
+                attachment.described = _datasets(list(message.description.dataset_json), attachment.identity.member)
             case "agreement_ack":
                 attachment.acknowledged(message.agreement_ack.agreement_id, stored=message.agreement_ack.stored)
             case "heartbeat":
@@ -162,25 +176,14 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
             if first is None or first.WhichOneof("kind") != "start":
                 raise error_for(Code.WIRE_INVALID, "deliver: expected a start first")
             pending = self._find(caller, first.start.fragment_id, first.start.grant_id)
-            pending.put(first.start.schema, wait=True)
-            for message in request_iterator:
-                if pending.is_closed:
-                    return node_service_pb2.DeliverResponse(accepted=False)
-                match message.WhichOneof("kind"):
-                    case "message":
-                        pending.put(message.message, wait=True)
-                    case "trailer":
-                        pending.finish(_trailer(message.trailer))
-                        return node_service_pb2.DeliverResponse(accepted=True)
-                    case "failure":
-                        pending.fail(_named(from_detail(message.failure), caller.member))
-                        return node_service_pb2.DeliverResponse(accepted=False)
-                    case _:
-                        raise error_for(Code.WIRE_INVALID, "deliver: unexpected message")
-            pending.fail(
-                error_for(Code.FETCH_NODE_FAILED, f"{caller.member}: its node stopped in the middle of an answer")
-            )
-            return node_service_pb2.DeliverResponse(accepted=False)
+            stopped = error_for(Code.FETCH_NODE_FAILED, f"{caller.member}: its node stopped in the middle of an answer")
+            self._guard.on_end(context, lambda: pending.fail(stopped))  # revoked or expired: whoever waits wakes up
+            try:
+                return _delivered(first.start.schema, request_iterator, pending, caller.member)
+            finally:
+                pending.fail(
+                    stopped
+                )  # unless it is over: however this call ends, its reader does not wait for the deadline
 
     def _find(self, caller: Caller, fragment_id: str, grant_id: str) -> PendingFragment:
         attachment = self._attachments.find(caller.member, caller.identity.name)
@@ -198,11 +201,32 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
             return node_service_pb2.RenewLinkResponse(certificate_pem=issued.pem, chain_pem=issued.chain_pem)
 
 
+def _delivered(
+    schema: bytes, messages: Iterator[node_service_pb2.DeliverRequest], pending: PendingFragment, member: str
+) -> node_service_pb2.DeliverResponse:
+    pending.put(schema, wait=True)
+    for message in messages:
+        if pending.is_closed:
+            break
+        match message.WhichOneof("kind"):
+            case "message":
+                pending.put(message.message, wait=True)
+            case "trailer":
+                pending.finish(_trailer(message.trailer))
+                return node_service_pb2.DeliverResponse(accepted=True)
+            case "failure":
+                pending.fail(_named(from_detail(message.failure), member))
+                break
+            case _:
+                raise error_for(Code.WIRE_INVALID, "deliver: unexpected message")
+    return node_service_pb2.DeliverResponse(accepted=False)
+
+
 def _version() -> common_pb2.Version:
     return common_pb2.Version(protocol=PROTOCOL_VERSION, features=_FEATURES)
 
 
-def _datasets(documents: list[str], caller: Caller | None) -> tuple[Dataset, ...]:
+def _datasets(documents: list[str], member: str) -> tuple[Dataset, ...]:
     """Read a node's self-description; what is not valid or not its own is left out, never a reason to refuse the node."""
     found = []
     for text in documents[:DATASETS_DESCRIBED_MAX]:
@@ -210,7 +234,7 @@ def _datasets(documents: list[str], caller: Caller | None) -> tuple[Dataset, ...
             dataset = Dataset.from_json(json.loads(text))
         except (TidegateError, ValueError, RecursionError):
             continue
-        if caller is None or dataset.owner == caller.member:
+        if dataset.owner == member:
             found.append(dataset)
     return tuple(found)
 
@@ -229,8 +253,9 @@ def _trailer(message: node_service_pb2.Trailer) -> TrailerFacts:
 
 
 def _named(error: TidegateError, member: str) -> TidegateError:
-    """Put the department's name before what its node said."""
+    """Put the department's name before what its node said. Receipt and request id are the broker's to give, not a node's."""
     error.message = f"{member}: {error.message}"
+    error.receipt, error.request_id = b"", ""
     return error
 
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from broker.wire.guard import Guard
 
 PARAMETERS_BYTES_MAX = 1 << 20
+DEADLINE_GRACE_S = 1.0  # after a request's deadline, for the rooms to say so themselves
 _REQUEST_ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
@@ -91,17 +92,23 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
         key: str,
     ) -> Request:
         cancel = threading.Event()
-        context.add_callback(cancel.set)
+        if not context.add_callback(cancel.set):
+            cancel.set()  # the call is over already, and nobody will call back
         self._guard.on_end(context, cancel.set)  # revoked, expired, or a role lost: the departments are told to stop
+        parameters, deadline = (
+            _parameters(message.parameters_json),
+            self._clock.monotonic_s() + _deadline(deadline_s, context),
+        )
+        self._guard.until(context, deadline + DEADLINE_GRACE_S)
         return Request(
             id=self._id(key),
             caller=caller,
             sql=message.sql,
             purpose=message.purpose,
             legal_basis=message.legal_basis,
-            parameters=_parameters(message.parameters_json),
+            parameters=parameters,
             door="grpc",
-            deadline=self._clock.monotonic_s() + _deadline(deadline_s, context),
+            deadline=deadline,
             started=self._clock.monotonic_s(),
             received_at=timestamp(self._clock.now()),
             explain=isinstance(message, query_service_pb2.ExplainRequest),
@@ -109,9 +116,15 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
         )
 
     def _id(self, key: str) -> str:
-        """Take the caller's idempotency key as the request's id, once."""
+        """Take the caller's idempotency key as the request's id, once.
+
+        An id that was made here is used up too: its caller learns it from the first message, and must not bring it again
+        while its fragments are under way under names made from it.
+        """
         if not key:
-            return self._ids.request_id()
+            key = self._ids.request_id()
+            self._used.take(key)
+            return key
         if not _REQUEST_ID.match(key):
             raise error_for(Code.WIRE_INVALID, "request id: expected 32 lower-case hexadecimal digits")
         if not self._used.take(key):
@@ -163,10 +176,11 @@ def _responses(recorded: RecordedPlan, answer: Answer) -> Iterator[query_service
         finished=query_service_pb2.Finished(
             rows=closing.rows,
             bytes=closing.bytes,
-            suppressed_groups=closing.suppressed_groups,
+            # Never told: how many small groups there were is an answer about the persons in them (engine.floors).
+            suppressed_groups=0,
             result_digest=closing.result_digest,
             receipt=_receipt(record),
-            report_json=json.dumps(report_json(closing)),
+            report_json=json.dumps(report_json(closing, recorded.counted)),
             digest_nonce=record.salt.hex(),
         )
     )

@@ -20,9 +20,7 @@ from tidegate.sql.scope import not_allowed
 
 TOKENS_MAX = 20_000
 CONSTRUCTORS_MAX = 6  # levels of brackets that follow a type or constructor word; each may double the parser's work
-CONSTRUCTORS_WORK_MAX = (
-    20_000  # such a bracket doubles the parser's work for what it holds; all together about a second
-)
+CONSTRUCTORS_WORK_MAX = 100_000  # words, counted double for each such level around them; about a second of parsing
 TREE_DEPTH_MAX = 300  # pickling, printing and DuckDB's own parser recurse down the tree
 _FIRST = {
     TokenType.SELECT,
@@ -93,15 +91,15 @@ def _check_nesting(tokens: list[Token]) -> None:
             stack.append(_is_constructor(previous, kind))
             if len(stack) + cases > SQL_DEPTH_MAX or sum(stack) > CONSTRUCTORS_MAX:
                 raise error_for(Code.PLAN_TOO_LARGE, "the query is nested deeper than the limit")
-            work += 2 ** sum(stack) if stack[-1] else 0
-            if work > CONSTRUCTORS_WORK_MAX:
-                raise error_for(Code.PLAN_TOO_LARGE, "the query holds too many nested lists, structs or types")
         elif kind in _CLOSE and stack:
             stack.pop()
         elif kind is TokenType.CASE:
             cases += 1
         elif kind is TokenType.END and cases:
             cases -= 1
+        work += 2 ** sum(stack) - 1
+        if work > CONSTRUCTORS_WORK_MAX:
+            raise error_for(Code.PLAN_TOO_LARGE, "the query holds too much in nested lists, structs or types")
         previous = token
 
 

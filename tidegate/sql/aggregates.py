@@ -175,6 +175,13 @@ class _Check:
         for item in found:
             if not self.leakproof.predicate(item):
                 raise self._refuse("condition", "a condition that can fail on a single row, or a sub-query")
+            # ``a.person = 3 OR a.k = b.k`` gives one person's row as many copies as b has rows, and with them any weight.
+            across = len({column.table for column in item.find_all(exp.Column)}) > 1
+            plain = isinstance(item, exp.EQ) and all(
+                isinstance(side.unnest(), exp.Column) for side in (item.left, item.right)
+            )
+            if across and not plain:
+                raise self._refuse("join", "a join on something other than equal columns")
 
     def _top(self, select: exp.Select) -> None:
         self._modifiers(select)
@@ -221,3 +228,9 @@ class _Check:
             star = isinstance(argument, exp.Star)
             if not star and (not bases or not {ref for ref, _ in bases} <= refs):
                 raise self._refuse("measure", "an aggregate of something other than a plain column of that dataset")
+            if spoken != "count" and any(
+                name == self.decision.resources[ref].constraints.count_entity for ref, name in bases or ()
+            ):
+                raise self._refuse(
+                    "subject_measure", "the subject as a measure: a sum or an extreme of keys names persons"
+                )

@@ -125,28 +125,24 @@ class ExecuteResponse(_message.Message):
     STARTED_FIELD_NUMBER: _builtins.int
     BATCH_FIELD_NUMBER: _builtins.int
     FINISHED_FIELD_NUMBER: _builtins.int
-    PROGRESS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def started(self) -> Global___Started: ...
     @_builtins.property
     def batch(self) -> Global___Batch: ...
     @_builtins.property
     def finished(self) -> Global___Finished: ...
-    @_builtins.property
-    def progress(self) -> Global___Progress: ...
     def __init__(
         self,
         *,
         started: Global___Started | None = ...,
         batch: Global___Batch | None = ...,
         finished: Global___Finished | None = ...,
-        progress: Global___Progress | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finished", b"finished", "kind", b"kind", "progress", b"progress", "started", b"started"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finished", b"finished", "kind", b"kind", "started", b"started"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finished", b"finished", "kind", b"kind", "progress", b"progress", "started", b"started"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "finished", b"finished", "kind", b"kind", "started", b"started"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "batch", "finished", "progress"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["started", "batch", "finished"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -204,31 +200,6 @@ class Batch(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Batch: _TypeAlias = Batch  # noqa: Y015
-
-@_typing.final
-class Progress(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    FRAGMENTS_DONE_FIELD_NUMBER: _builtins.int
-    FRAGMENTS_TOTAL_FIELD_NUMBER: _builtins.int
-    ROWS_FETCHED_FIELD_NUMBER: _builtins.int
-    fragments_done: _builtins.int
-    fragments_total: _builtins.int
-    rows_fetched: _builtins.int
-    def __init__(
-        self,
-        *,
-        fragments_done: _builtins.int = ...,
-        fragments_total: _builtins.int = ...,
-        rows_fetched: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fragments_done", b"fragments_done", "fragments_total", b"fragments_total", "rows_fetched", b"rows_fetched"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Progress: _TypeAlias = Progress  # noqa: Y015
 
 @_typing.final
 class Finished(_message.Message):
