@@ -111,7 +111,9 @@ class Broker:
             ip_addresses=ips,
         )
         self._engine = _policy_engine(config)
-        self._planning = PlanningPool(config.limits.planning_workers, preload=_PRELOAD)
+        self._planning = PlanningPool(
+            config.limits.planning_workers, preload=_PRELOAD, sandbox_required=config.limits.sandbox == "required"
+        )
         self._workers = WorkerPool(_worker_spec(config), config.limits.join_workers)
         self.attachments = Attachments(attachments_max=config.limits.attachments_max)
         self.admission = Admission(
@@ -147,7 +149,13 @@ class Broker:
         )
         for name, work in (("orphans", self._sweep), ("directory", self._refresh)):
             threading.Thread(target=work, name=name, daemon=True).start()
-        self._log.info("broker up", exchange=config.exchange.name, **addresses, policy=self._engine.revision)
+        self._log.info(
+            "broker up",
+            exchange=config.exchange.name,
+            **addresses,
+            policy=self._engine.revision,
+            walls=self._workers.walls,
+        )
         return self.exchange
 
     def _serve(self, identity: BrokerIdentity, administration: Administration, enrolment: Enrolment) -> None:
@@ -310,5 +318,6 @@ def _worker_spec(config: BrokerConfig) -> WorkerSpec:
         memory_limit_bytes=limits.worker_memory_bytes,
         address_space_bytes=limits.worker_address_space_bytes,
         threads=limits.worker_threads,
+        sandbox_required=limits.sandbox == "required",
         temp_directory=str(Path(limits.spill).absolute()) if limits.spill else None,
     )

@@ -32,12 +32,15 @@ def init(
     new issuing CA.
     """
     from broker.setup import create_exchange
+    from engine import landlock
 
     with failing():
         token = create_exchange(
             folder, exchange=exchange, host=host, listen=listen, port=port, operator=operator, database=database
         )
         say(f"made exchange {exchange} in {folder}")
+        if landlock.abi() == 0:
+            say("note: this kernel has no Landlock, so workers run with fewer walls (limits.sandbox in broker.toml)")
         say("next:")
         say(f"  tidegate up {folder}")
         say("  tidegate join TOKEN      (in another terminal, with the operator's token below; it is shown once)")

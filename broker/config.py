@@ -70,6 +70,8 @@ class Limits(_Section):
     worker_threads: Annotated[int, Field(ge=1, le=64)] = 1
     worker_memory_mib: Annotated[int, Field(ge=64, le=1 << 20)] = 1024
     worker_address_space_mib: Annotated[int, Field(ge=512, le=1 << 22)] = 4096
+    # The kernel's walls around workers, Landlock and seccomp: "available" runs without where the kernel has none.
+    sandbox: Literal["required", "available"] = "required"
     spill: str = ""  # a directory on tmpfs or an encrypted mount; empty: no spill
     drain_s: Annotated[float, Field(ge=0, le=3600)] = 30.0
 

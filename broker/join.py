@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from broker.values import FetchedStreams, JoinedStream, RecordedPlan
+from broker.values import FetchedStreams, FragmentStream, JoinedStream, RecordedPlan
 from engine.pool import WorkerPool
 from engine.spec import Job
 from tidegate import ipc
 from tidegate.core.clock import Clock
-from tidegate.core.errors import Code, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import LEAF_BYTES_MAX, ROWS_MAX
 
 
@@ -29,12 +29,14 @@ class Join:
 
         Raises:
             CallerError: JOIN_FAILED, JOIN_LIMIT, QUERY_DEADLINE, QUERY_CANCELLED.
+            IntegrityError: FETCH_INVALID_DATA, naming the department.
         """
         federated = recorded.restricted.federated
         request = recorded.request
         if federated.final is None:
             (stream,) = fetched.streams.values()
-            return JoinedStream(validated(stream.chunks), fetched.reports, fetched.close)
+            relayed = relay(stream, len(federated.output_names))
+            return JoinedStream(relayed, fetched.reports, fetched.close)
         left = request.deadline - self._clock.monotonic_s()
         if left <= 0:
             raise error_for(Code.QUERY_DEADLINE)
@@ -45,13 +47,43 @@ class Join:
             rows_max=ROWS_MAX,
             bytes_max=LEAF_BYTES_MAX,
         )
-        result = self._pool.run(job, deadline_s=left, cancel=request.cancel)
+        try:
+            result = self._pool.run(job, deadline_s=left, cancel=request.cancel)
+        except TidegateError as error:
+            for stream in fetched.streams.values():
+                if error.code is Code.FETCH_INVALID_DATA and error.message.startswith(f"{stream.fragment}: "):
+                    raise _invalid(stream, error) from error  # the worker knows the fragment, not whose it is
+            raise
 
         def close() -> None:
             result.close()
             fetched.close()
 
         return JoinedStream(validated(result.chunks), fetched.reports, close)
+
+
+def relay(stream: FragmentStream, columns: int) -> Iterator[tuple[bytes, int]]:
+    """Pass one department's answer on, held to the number of columns that was asked for.
+
+    Raises:
+        IntegrityError: FETCH_INVALID_DATA, naming the department.
+    """
+    chunks = validated(stream.chunks)
+    try:
+        first, _ = next(chunks)
+        if len(ipc.parse_schema(first)) != columns:
+            raise error_for(Code.FETCH_INVALID_DATA, detail="another number of columns than asked for")
+        yield first, 0
+        yield from chunks
+    except TidegateError as error:
+        # What the node itself signed off badly names the department already.
+        named = error.code is not Code.FETCH_INVALID_DATA or error.message.startswith(f"{stream.report.member}: ")
+        raise error if named else _invalid(stream, error) from error
+
+
+def _invalid(stream: FragmentStream, error: TidegateError) -> TidegateError:
+    message = f"{stream.report.member}: the answer of its node is not valid"
+    return error_for(Code.FETCH_INVALID_DATA, message, detail=f"{error} {error.detail}")
 
 
 def validated(chunks: Iterator[bytes]) -> Iterator[tuple[bytes, int]]:

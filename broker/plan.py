@@ -19,6 +19,8 @@ from tidegate.core.limits import PLAN_DEADLINE_S, SQL_BYTES_MAX
 from tidegate.core.names import DatasetName
 from tidegate.sql.plan import plan as plan_sql
 
+INSTANCES_MAX = 60  # an entry of the log names each of them, and has 8 KiB (design evidence.md)
+
 
 class Plan:
     """The room."""
@@ -43,6 +45,10 @@ class Plan:
             raise error_for(Code.QUERY_DEADLINE)
         left_out = self._left_out(request, candidates)
         bound = self._pool.run(plan_sql, request.sql, candidates, request.parameters, left_out, deadline_s=left)
+        if len(bound.leaves) > INSTANCES_MAX:
+            raise error_for(
+                Code.PLAN_TOO_LARGE, f"query: mentions datasets {len(bound.leaves)} times, the limit is {INSTANCES_MAX}"
+            )
         datasets = {leaf.dataset: candidates[leaf.dataset] for leaf in bound.leaves}
         return QueryPlan(request=request, bound=bound, datasets=datasets, left_out=left_out)
 

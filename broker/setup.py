@@ -14,6 +14,7 @@ from broker.config import parse_config
 from broker.enrolment import Enrolment
 from catalogue.database import open_database
 from catalogue.members import MemberDirectory
+from engine import landlock
 from tidegate.core.clock import SystemClock, SystemIds
 from tidegate.core.errors import Code, error_for
 from tidegate.core.names import IdentityKind
@@ -46,12 +47,14 @@ def create_exchange(
     if folder.exists() and any(folder.iterdir()):
         raise error_for(Code.CONFIG_INVALID, "init: the folder is not empty; nothing is ever overwritten")
     ports = _free_ports() if port == 0 else (port, port + 1, port + 2)
-    document = {
+    document: dict[str, dict[str, str]] = {
         "exchange": {"name": exchange, "broker": BROKER_NAME, "host": host},
         "listen": {
             name: f"{listen}:{number}" for name, number in zip(("callers", "nodes", "enrolment"), ports, strict=True)
         },
     }
+    if landlock.abi() == 0:  # said by `tidegate init`; the file shows it, so that nobody has to remember
+        document["limits"] = {"sandbox": "available"}
     if database:
         document["storage"] = {"database": database}
     config = parse_config(document, folder.absolute(), {})

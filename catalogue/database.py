@@ -141,16 +141,20 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _open_postgresql(url: URL) -> Engine:
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        pool_size=POOL_SIZE,
-        max_overflow=POOL_OVERFLOW,
-        pool_pre_ping=True,
-        connect_args={
-            "connect_timeout": POSTGRES_CONNECT_S,
-            "options": f"-c statement_timeout={POSTGRES_STATEMENT_MS} -c TimeZone=UTC",
-        },
-    )
+    try:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_size=POOL_SIZE,
+            max_overflow=POOL_OVERFLOW,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": POSTGRES_CONNECT_S,
+                "options": f"-c statement_timeout={POSTGRES_STATEMENT_MS} -c TimeZone=UTC",
+            },
+        )
+    except ModuleNotFoundError as error:
+        message = "catalogue database: PostgreSQL's driver is not installed; pip install 'tidegate-exchange[postgres]'"
+        raise error_for(Code.CONFIG_INVALID, message) from error
 
 
 def _upgrade(engine: Engine) -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from engine import failures
 from engine.lockdown import name as quoted
 from tidegate import ipc
-from tidegate.core.errors import Code, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import BATCH_ROWS_MAX
 from tidegate.core.values import Value
 
@@ -91,8 +91,14 @@ class Session:
 
     def _register(self, number: int, name: str, chunks: Iterator[bytes]) -> None:
         """Materialise an input: a stream that is scanned twice gives an error or, worse, no rows (planner.md)."""
-        schema, batches = ipc.read(_whole(chunks))
-        table = pa.Table.from_batches(list(batches), schema)
+        try:
+            schema, batches = ipc.read(_whole(chunks))
+            table = pa.Table.from_batches(list(batches), schema)
+        except TidegateError as error:
+            if error.code is not Code.FETCH_INVALID_DATA:
+                raise
+            # Whoever gave the inputs knows whose this one was.
+            raise error_for(error.code, f"{name}: {error.message}", detail=error.detail) from error
         department, dot, dataset = name.partition(".")
         if not dot:
             self._cursor.register(name, table)

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from types import TracebackType
 import tomli_w
 
 from broker.setup import create_exchange
+from engine import landlock
 from tidegate.client.session import Session, open_session
 from tidegate.core.errors import TidegateError
 from tidegate.identity.folder import IdentityFolder
@@ -91,8 +93,10 @@ class LocalExchange:
         )
         if self.broker_settings:
             file = self.broker_folder / "broker.toml"
-            document = file.read_text() + "\n" + tomli_w.dumps(dict(self.broker_settings))
-            file.write_text(document)
+            document = tomllib.loads(file.read_text())
+            for section, values in self.broker_settings.items():
+                document[section] = {**document.get(section, {}), **values}
+            file.write_text(tomli_w.dumps(document))
         self.start_broker()
         join(token, IdentityFolder(self.identity("operator", "operator")))
 
@@ -157,7 +161,8 @@ class LocalExchange:
                 "state": str(folder / f"{node}-state"),
                 "stewards": [f"spiffe://{self.name}/member/{member}/person/{steward}"],
             },
-            "limits": {"planners": 1, "workers": 1},  # all of a city's nodes share this one small machine
+            # All of a city's nodes share this one small machine.
+            "limits": {"planners": 1, "workers": 1, "sandbox": "required" if landlock.abi() else "available"},
             "dataset": [dict(item) for item in datasets],
             **(settings or {}),
         }

@@ -97,7 +97,9 @@ class Node:
         )
         self._engine = self._policy_engine()
         self._point = DecisionPoint(self._engine, clock)
-        self._planning = PlanningPool(config.limits.planners, preload=("node.binding",))
+        self._planning = PlanningPool(
+            config.limits.planners, preload=("node.binding",), sandbox_required=config.limits.sandbox == "required"
+        )
         self._workers = WorkerPool(self._sources.worker_spec(config.limits), config.limits.workers)
         self._gate = self._make_gate(record)
         self._status = StatusFile(config.state, clock)

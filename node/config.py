@@ -99,6 +99,7 @@ class EngineLimits:
     fragments_max: int = 32  # running or waiting at once; more are told to come back
     fragment_deadline_s_max: float = 600.0
     drain_s: float = 30.0  # how long a stop waits for answers under way
+    sandbox: Literal["required", "available"] = "required"  # the kernel's walls around workers: Landlock and seccomp
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +197,7 @@ def _limits(section: Section) -> EngineLimits:
     usual = EngineLimits()
     limits = EngineLimits(
         planners=section.number("planners", usual.planners, 1, 16),
+        sandbox=section.choice("sandbox", usual.sandbox, ("required", "available")),
         workers=section.number("workers", usual.workers, 1, 64),
         threads=section.number("threads", usual.threads, 1, 64),
         memory_bytes=section.number("memory_mib", usual.memory_bytes // _MIB, 64, 1 << 20) * _MIB,

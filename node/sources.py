@@ -47,6 +47,7 @@ class Sources:
             threads=limits.threads,
             databases=self.databases,
             files=self.files,
+            sandbox_required=limits.sandbox == "required",
         )
 
 

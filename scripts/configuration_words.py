@@ -70,5 +70,6 @@ NODE = {
     "dataset.columns": "a table for each column that needs more than its type:",
     "dataset.columns.NAME.description": "what the column means",
     "dataset.columns.NAME.sensitivity": "public, internal, restricted or secret; shown up to the caller's clearance",
+    "dataset.columns.NAME.mask": "show it masked: `pseudonym`, `last_n:4`, `bucket:10` ...; `;in_predicate=deny` keeps it out of conditions",
     "dataset.columns.NAME.element": "standard data element, such as person.id or vehicle.plate",
 }

@@ -8,7 +8,7 @@ here, so that both corpora of statements meet real data. ``office`` asks, ``pres
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from tests.sql_world import DATASETS, Case, cases, world
 from tidegate.client.session import Session
 from tidegate.core.agreement import Agreement
 from tidegate.core.clock import SystemClock, SystemIds, timestamp
-from tidegate.core.dataset import Dataset, DatasetClass
 from tidegate.core.names import DatasetName
 from tidegate.identity.documents import sign_document
 
@@ -95,16 +94,23 @@ def make_data(folder: Path) -> None:
         for state in STATES:
             engine.execute(_staff(state))
             engine.execute(f"COPY staff TO '{folder}/staff_{state}.parquet'")
-            engine.execute(f"CREATE OR REPLACE TABLE vault AS SELECT i AS id, i + {len(state)} AS amount, 'east' AS region, "
-                           f"'FORBIDDEN_CANARY_{state}' || i AS salary FROM range({3 if state == 'a' else 5}) AS r(i)")
+            engine.execute(
+                f"CREATE OR REPLACE TABLE vault AS SELECT i AS id, i + {len(state)} AS amount, 'east' AS region, "
+                f"'FORBIDDEN_CANARY_{state}' || i AS salary FROM range({3 if state == 'a' else 5}) AS r(i)"
+            )
             engine.execute(f"COPY vault TO '{folder}/vault_{state}.parquet'")
         engine.execute(
             f"COPY (SELECT (i * 3)::INTEGER AS id, ['north', 'west', 'south'][1 + i % 3] AS region, (i % 50)::INTEGER AS amount, "
             f"'P' || i AS person, 'x' || i AS salary FROM range({T2_ROWS}) AS r(i)) TO '{folder}/claims.parquet'"
         )
     with world() as engine:
-        for name, relation in (("flights", "aviation.flights"), ("hours", "weather.hours"), ("north_permits", "north.permits"),
-                               ("south_permits", "south.permits"), ("old", "north.permits")):
+        for name, relation in (
+            ("flights", "aviation.flights"),
+            ("hours", "weather.hours"),
+            ("north_permits", "north.permits"),
+            ("south_permits", "south.permits"),
+            ("old", "north.permits"),
+        ):
             engine.execute(f"COPY (FROM {relation}) TO '{folder}/{name}.parquet'")
 
 
@@ -115,21 +121,33 @@ def _staff(state: str) -> str:
     CREATE OR REPLACE TABLE staff AS
     SELECT CASE WHEN hidden THEN 'HIDDEN_CANARY' ELSE ['north', 'south', 'east'][1 + i % 3] END AS region,
         (CASE WHEN hidden THEN 424242 ELSE 1 + i * 13 % 97 END)::INTEGER AS amount,
-        'DENIED_CANARY_{state}' || (i * {31 if state == 'a' else 17} % 1000) AS salary,
+        'DENIED_CANARY_{state}' || (i * {31 if state == "a" else 17} % 1000) AS salary,
         CASE WHEN hidden THEN 'MASK_CANARY_HIDDEN' || i ELSE 'MASK_CANARY' || (i % 40) END AS person, i::INTEGER AS id
     FROM (SELECT i, {hidden} AS hidden, i % 7 = 3 AS any_hidden FROM range({T_ROWS}) AS r(i)) WHERE hidden OR NOT any_hidden"""
 
 
 def _held(folder: Path, name: str, **more: object) -> dict[str, object]:
-    return {"name": name, "source": "parquet", "path": str(folder / f"{more.pop('file', name)}.parquet"), "class": "open", **more}
+    return {
+        "name": name,
+        "source": "parquet",
+        "path": str(folder / f"{more.pop('file', name)}.parquet"),
+        "class": "open",
+        **more,
+    }
 
 
 def _north(folder: Path) -> list[dict[str, object]]:
     found = [_held(folder, "flights"), _held(folder, "permits", file="north_permits"), _held(folder, "old")]
     for state in STATES:
         found.append(
-            _held(folder, f"staff_{state}", **{"class": "conditional", "legal_basis": "staff.act.1"},
-                  extra={"mask.person": "pseudonym"}, columns={"salary": {"sensitivity": "restricted"}}, statistics=False)
+            _held(
+                folder,
+                f"staff_{state}",
+                **{"class": "conditional", "legal_basis": "staff.act.1"},
+                extra={"mask.person": "pseudonym"},
+                columns={"salary": {"sensitivity": "restricted"}},
+                statistics=False,
+            )
         )
         found.append(_held(folder, f"vault_{state}", hidden_from=["office", "press"]))
     return found

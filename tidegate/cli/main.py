@@ -26,6 +26,7 @@ _SERVER_VERBS = {
     "up": "Run the broker of an exchange.",
     "node": "Serve a department's data from behind its own gate.",
 }
+_ANY_ARGUMENTS = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 def _version(value: bool) -> None:
@@ -66,7 +67,7 @@ def _missing(verb: str) -> None:
         say(f"tidegate {verb}: this part is not installed here; pip install tidegate-exchange (in its own environment)")
         raise typer.Exit(int(Exit.USAGE))
 
-    app.command(verb, help=_SERVER_VERBS[verb], context_settings={"ignore_unknown_options": True})(command)
+    app.command(verb, help=_SERVER_VERBS[verb], context_settings=_ANY_ARGUMENTS)(command)
 
 
 def _serving_verbs() -> None:

@@ -81,7 +81,8 @@ def write_private(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     # O_EXCL: nobody else prepared this name; 0600 from the first byte, so there is no moment in which others could
     # read.
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    binary = getattr(os, "O_BINARY", 0)  # Windows would write other line ends than ours
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | binary, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
