@@ -25,7 +25,14 @@ from broker.enrolment import Enrolment
 from broker.fetch import Fetch
 from broker.identify import Identify
 from broker.join import Join
-from broker.listeners import NODES_PER_CALLER_MAX, Listener, callers_listener, enrolment_listener, nodes_listener
+from broker.listeners import (
+    NODES_PER_CALLER_MAX,
+    NODES_SILENT_MAX,
+    Listener,
+    callers_listener,
+    enrolment_listener,
+    nodes_listener,
+)
 from broker.nodes import AttachedNodes, PendingAgreements
 from broker.open_calls import OpenCalls
 from broker.pipeline import Pipeline
@@ -178,6 +185,7 @@ class Broker:
         limits = config.limits
         callers = guard(
             people,
+            silent_max=limits.callers_threads * 3 // 4,
             # A node registers what it holds and asks who it is; it never asks questions.
             kinds_for={
                 "/tidegate.v1.CatalogueService/": people | {IdentityKind.NODE},
@@ -191,7 +199,11 @@ class Broker:
             ),
         )
         # One node, whatever it does, leaves threads for the answers and renewals of the others.
-        nodes = guard(frozenset({IdentityKind.NODE}), limits=CallLimits(per_caller_max=NODES_PER_CALLER_MAX))
+        nodes = guard(
+            frozenset({IdentityKind.NODE}),
+            silent_max=NODES_SILENT_MAX,
+            limits=CallLimits(per_caller_max=NODES_PER_CALLER_MAX),
+        )
         self._health = Health()
         pending = PendingAgreements(self.catalogue, self._log)
 

@@ -98,11 +98,12 @@ class Enrolment:
         known = self._members.identity(str(identity))
         if known is not None and known.revoked:
             raise error_for(Code.ID_REVOKED, "invite: the identity was revoked; reinstate it first")
-        if self._members.member(member) is None or title or tier:
-            self._members.add_member(member, title or member, tier or self._tier(member))
+        changes_member = self._members.member(member) is None or bool(title or tier)
+        tier = tier or self._tier(member)
+        details = {"tier": tier} if changes_member else {}
         expires_at = self._clock.now() + timedelta(hours=JOIN_TOKEN_HOURS)
         token = JoinToken.make(self.exchange.enrolment, self._authority.root_fingerprint, self._ids.nonce(SECRET_BYTES))
-        # Recorded first: an unused entry does no harm, an unrecorded invitation would.
+        # Recorded first: an unused entry does no harm, an unrecorded invitation, or an unrecorded tier, would.
         self._record(
             entries.admin(
                 "enrolment",
@@ -110,9 +111,16 @@ class Enrolment:
                 subject=opaque_subject(self._members, str(identity)),
                 actor=by,
                 request_id=request_id,
-                details={"roles": ",".join(sorted(roles)), "clearance": clearance, "expires_at": timestamp(expires_at)},
+                details={
+                    "roles": ",".join(sorted(roles)),
+                    "clearance": clearance,
+                    "expires_at": timestamp(expires_at),
+                    **details,
+                },
             )
         )
+        if changes_member:
+            self._members.add_member(member, title or member, tier)
         self._members.put_token(token.sha256_hex, str(identity), roles, clearance, expires_at)
         return Invitation(token.text, identity, expires_at)
 

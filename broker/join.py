@@ -48,7 +48,7 @@ class Join:
             bytes_max=LEAF_BYTES_MAX,
         )
         try:
-            result = self._pool.run(job, deadline_s=left, cancel=request.cancel)
+            result = self._pool.run(job, deadline_s=left, cancel=request.cancel, owner=request.caller.member)
         except TidegateError as error:
             for stream in fetched.streams.values():
                 if error.code is Code.FETCH_INVALID_DATA and error.message.startswith(f"{stream.fragment}: "):
@@ -63,7 +63,7 @@ class Join:
 
 
 def relay(stream: FragmentStream, columns: int) -> Iterator[tuple[bytes, int]]:
-    """Pass one department's answer on, held to the number of columns that was asked for.
+    """Pass one department's answer on, held to the number of columns that was asked for, and of rows that it signed.
 
     Raises:
         IntegrityError: FETCH_INVALID_DATA, naming the department.
@@ -74,7 +74,12 @@ def relay(stream: FragmentStream, columns: int) -> Iterator[tuple[bytes, int]]:
         if len(ipc.parse_schema(first)) != columns:
             raise error_for(Code.FETCH_INVALID_DATA, detail="another number of columns than asked for")
         yield first, 0
-        yield from chunks
+        rows = 0
+        for chunk, count in chunks:
+            rows += count
+            yield chunk, count
+        if rows != stream.report.rows:  # what the node signed goes into the log
+            raise error_for(Code.FETCH_INVALID_DATA, detail="another number of rows than the node signed")
     except TidegateError as error:
         # What the node itself signed off badly names the department already.
         named = error.code is not Code.FETCH_INVALID_DATA or error.message.startswith(f"{stream.report.member}: ")

@@ -20,9 +20,10 @@ CALLERS_THREADS = 64
 CALLERS_LONG_MAX = 48  # leaves 16 threads for look-ups, health and renewal by callers, whatever the queries do
 CALLERS_PER_CALLER_MAX = 24
 ATTACHMENTS_MAX = 1_000
-NODES_SPARE_THREADS = 64  # answers and renewals beside the attachments
+NODES_SPARE_THREADS = 160  # answers and renewals beside the attachments
+NODES_SILENT_MAX = 120  # all of a city's nodes may attach at one moment, after a broker's start
 NODES_PER_CALLER_MAX = 48  # two attachments during a change of certificate, the rest answers; below the spare threads
-ENROLMENT_THREADS = 8
+ENROLMENT_THREADS = 32  # of which strangers who say nothing keep at most 24 (broker.wire.doorstep)
 
 STREAMS_PER_CONNECTION_MAX = 128  # an HTTP/2 connection may not open more at once (rapid reset)
 CONNECTION_AGE_MS_MAX = 3_600_000  # callers only: a node's attachment is meant to last

@@ -44,7 +44,15 @@ class Plan:
         if left <= 0:
             raise error_for(Code.QUERY_DEADLINE)
         left_out = self._left_out(request, candidates)
-        bound = self._pool.run(plan_sql, request.sql, candidates, request.parameters, left_out, deadline_s=left)
+        bound = self._pool.run(
+            plan_sql,
+            request.sql,
+            candidates,
+            request.parameters,
+            left_out,
+            deadline_s=left,
+            owner=request.caller.member,
+        )
         if len(bound.leaves) > INSTANCES_MAX:
             raise error_for(
                 Code.PLAN_TOO_LARGE, f"query: mentions datasets {len(bound.leaves)} times, the limit is {INSTANCES_MAX}"

@@ -35,5 +35,13 @@ class Rewrite:
         if left <= 0:
             raise error_for(Code.QUERY_DEADLINE)
         placement = {name: (dataset.owner, dataset.node) for name, dataset in plan.datasets.items()}
-        federated = self._pool.run(_split, plan.bound, decided.decision, placement, plan.datasets, deadline_s=left)
+        federated = self._pool.run(
+            _split,
+            plan.bound,
+            decided.decision,
+            placement,
+            plan.datasets,
+            deadline_s=left,
+            owner=plan.request.caller.member,
+        )
         return RestrictedPlan(decided=decided, federated=federated)

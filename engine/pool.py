@@ -275,12 +275,13 @@ class WorkerPool:
         self._watcher = threading.Thread(target=self._watch, name="engine-watch", daemon=True)
         self._watcher.start()
 
-    def run(self, job: Job, *, deadline_s: float, cancel: threading.Event | None = None) -> Result:
+    def run(self, job: Job, *, deadline_s: float, cancel: threading.Event | None = None, owner: str = "") -> Result:
         """Start a job and give its answer as a stream; returns when the answer's schema is known.
 
         Args:
             deadline_s: seconds from now until the whole answer must have been read.
             cancel: set it, from any thread, to end the job.
+            owner: for whom; one owner never holds every worker (``engine.seats``).
 
         Raises:
             TidegateError: BUSY (no worker came free), QUERY_CANCELLED, QUERY_DEADLINE, JOIN_LIMIT, JOIN_FAILED,
@@ -290,7 +291,7 @@ class WorkerPool:
             raise error_for(Code.JOIN_LIMIT, "the query reads too many relations")
         cancel = cancel or threading.Event()
         until_s = time.monotonic() + deadline_s
-        child = self._take(until_s, cancel)
+        child = self._take(until_s, cancel, owner)
         running = _Running(self, child, next(self._numbers), job, until_s, cancel)
         with self._wake:
             self._active[running.number] = running
@@ -301,14 +302,14 @@ class WorkerPool:
             running.abandon(Code.QUERY_CANCELLED)
             raise
 
-    def _take(self, until_s: float, cancel: threading.Event) -> Child:
+    def _take(self, until_s: float, cancel: threading.Event, owner: str) -> Child:
         """Lend a worker that was made from the files as they are now.
 
         One that was made before a file was replaced holds the old one: an attached database stays open, and Landlock's
         permission is for the file, not for its name.
         """
         while True:
-            child = self._seats.take(until_s=until_s, cancelled=cancel)
+            child = self._seats.take(until_s=until_s, cancelled=cancel, owner=owner)
             if child.mark == self._files():
                 return child
             self._seats.discard(child)

@@ -1,6 +1,7 @@
 """A fixed number of children, kept alive: made at start, lent to one user at a time, replaced when one is lost.
 
-Both pools sit on this. It knows nothing of what a child does.
+Both pools sit on this. It knows nothing of what a child does. An owner (a member) holds all children but one at most, so that
+nobody's slow work keeps everybody out; a child that died under an owner counts as held until its replacement is there.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -42,7 +44,9 @@ class Seats:
         self._clean = clean
         self._changed = threading.Condition()
         self._idle: list[Child] = []  # guarded by _changed
-        self._lent: set[Child] = set()  # guarded by _changed
+        self._lent: dict[Child, str] = {}  # child -> its owner; guarded by _changed
+        self._held: Counter[str] = Counter()  # by owner; guarded by _changed
+        self._share = max(1, size - 1)
         self._closing = threading.Event()
         self._replacers: list[threading.Thread] = []  # guarded by _changed
         self.replaced = 0
@@ -56,11 +60,12 @@ class Seats:
             self.close()
             raise failure
 
-    def take(self, *, until_s: float, cancelled: threading.Event | None = None) -> Child:
+    def take(self, *, until_s: float, cancelled: threading.Event | None = None, owner: str = "") -> Child:
         """Lend a child; waits for one.
 
         Args:
             until_s: as ``time.monotonic``.
+            owner: for whom it is; waits while the owner holds its share. Empty: for nobody, and without a share.
 
         Raises:
             Overloaded: BUSY when none came free in time.
@@ -70,10 +75,11 @@ class Seats:
             while True:
                 if self._closing.is_set():
                     raise error_for(Code.BUSY, "the process is about to end", retry_after_s=_RETRY_AFTER_S)
-                while self._idle:
+                while self._idle and (not owner or self._held[owner] < self._share):
                     child = self._idle.pop()
                     if child.alive:
-                        self._lent.add(child)
+                        self._lent[child] = owner
+                        self._held[owner] += 1
                         return child
                     self._replace(child)
                 if cancelled is not None and cancelled.is_set():
@@ -87,16 +93,22 @@ class Seats:
         """Return a child that is ready for its next user."""
         with self._changed:
             if child in self._lent:
-                self._lent.remove(child)
+                self._release(self._lent.pop(child))
                 self._idle.append(child)
-                self._changed.notify()
 
     def discard(self, child: Child) -> None:
         """Have a child that was lost, or is not trusted any more, replaced."""
         with self._changed:
             if child in self._lent:
-                self._lent.remove(child)
-                self._replace(child)
+                self._replace(child, self._lent.pop(child))
+
+    def _release(self, owner: str | None) -> None:
+        """Give an owner its place back, and wake those who wait: all, for one alone may be over its share. Holds _changed."""
+        if owner is not None:
+            self._held[owner] -= 1
+            if self._held[owner] <= 0:
+                del self._held[owner]
+        self._changed.notify_all()
 
     def close(self) -> None:
         """End every child; whoever reads from one gets FrameError."""
@@ -114,15 +126,15 @@ class Seats:
         for thread in replacers:
             thread.join()
 
-    def _replace(self, lost: Child) -> None:
+    def _replace(self, lost: Child, owner: str | None = None) -> None:
         """Start another in its place, in a thread of its own: a start takes half a second. Holds _changed."""
         self.replaced += 1
-        thread = threading.Thread(target=self._start_one, args=(lost,), name="engine-replace", daemon=True)
+        thread = threading.Thread(target=self._start_one, args=(lost, owner), name="engine-replace", daemon=True)
         self._replacers = [other for other in self._replacers if other.is_alive()]
         self._replacers.append(thread)
         thread.start()
 
-    def _start_one(self, lost: Child) -> None:
+    def _start_one(self, lost: Child, owner: str | None) -> None:
         lost.kill()
         lost.end()
         self._clean(lost.pid)
@@ -132,15 +144,15 @@ class Seats:
             except OSError:  # no process or descriptor to be had now
                 self._closing.wait(_RESTART_PAUSE_S)
                 continue
-            if self._readied(child) is None and self._seat(child):
+            if self._readied(child) is None and self._seat(child, owner):
                 return
             self._closing.wait(_RESTART_PAUSE_S)
 
-    def _seat(self, child: Child) -> bool:
+    def _seat(self, child: Child, owner: str | None) -> bool:
         with self._changed:
             if not self._closing.is_set():
                 self._idle.append(child)
-                self._changed.notify()
+                self._release(owner)
                 return True
         self._ended(child)
         return False

@@ -29,6 +29,7 @@ from examples.local import LocalExchange, StartError
 from examples.nycflights import DataError, tables
 from examples.postgres import PostgresError, postgres_server
 from examples.questions import QUESTIONS, REFUSED, Question
+from tidegate.client.receipts import save_note
 from tidegate.client.session import Session
 from tidegate.core.agreement import Agreement
 from tidegate.core.clock import SystemClock, SystemIds, timestamp
@@ -147,7 +148,8 @@ class Demo:
     def _ask(self, analyst: Session, question: Question) -> None:
         self._headline(question)
         started = time.monotonic()
-        result = analyst.query(question.sql, purpose=question.purpose)
+        folder = self._evidence / f"query-{len(self.summary['queries']) + 1}"
+        result = analyst.query(question.sql, purpose=question.purpose, keep=folder)
         answer = result.to_arrow()
         elapsed_ms = (time.monotonic() - started) * 1000
         for item in result.disclosure["departments"]:
@@ -164,11 +166,8 @@ class Demo:
             "signed, of this request, in the log, and of these very bytes",
             style="green",
         )
-        number = len(self.summary["queries"]) + 1
-        folder = self._evidence / f"query-{number}"
-        result.receipt.save(folder / "decision")
-        result.outcome.save(folder / "outcome")
-        pq.write_table(answer, folder / "answer.parquet")
+        result.save()
+        pq.write_table(answer, folder / "answer.parquet", write_page_checksum=True)
         self.summary["queries"].append(
             {
                 "title": question.title,
@@ -180,6 +179,7 @@ class Demo:
                 "rules": result.banner(),
                 "reasons": [reason["code"] for reason in result.disclosure["reasons"]],
                 "request_id": result.request_id,
+                "evidence": str(folder),  # the answer's very bytes beside both receipts: `tidegate receipt verify`
                 "result_file": str(folder / "answer.parquet"),
                 "result_digest": result.finished.result_digest,
                 "result_digest_salt": result.finished.digest_nonce,
@@ -202,11 +202,19 @@ class Demo:
                 self._console.print(f"  ask for  {reason.ask_for}", highlight=False)
             if reason.decided_by:
                 self._console.print(f"  decided  by {reason.decided_by}", highlight=False)
+        verified = analyst.verify_refusal(refusal)
+        folder = self._evidence / f"refusal-{len(self.summary['refusals']) + 1}"
+        save_note(folder, refusal.receipt, verified)
+        self._console.print(
+            f"  receipt {verified.index} verified: signed, and the refusal is in the log", style="green"
+        )
         self.summary["refusals"].append(
             {
                 "sql": question.sql.strip(),
                 "purpose": question.purpose,
                 "code": refusal.code.value,
+                "receipt_verified": True,
+                "receipt": str(folder),
                 "reasons": [reason.code for reason in refusal.reasons],
                 "request_id": refusal.request_id,
             }

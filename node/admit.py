@@ -113,9 +113,10 @@ class Admit:
         grant = self._genuine(offer, session, trust, now)
         expires_at = _fresh(grant, now)
         parameters = _fragment(offer, grant)
-        index = _receipt(grant, trust, now)
+        index, said = _receipt(grant, trust, now)
         bound = self._bind(offer, parameters)
         _check_refs(grant, bound)
+        _check_datasets(said, bound)
         self._used.use(grant.id, expires_at)
         return AdmittedFragment(offer, grant, parameters, bound, index)
 
@@ -187,8 +188,8 @@ def _fragment(offer: FragmentOffer, grant: Grant) -> tuple[Value, ...]:
     return parameters
 
 
-def _receipt(grant: Grant, trust: Trust, now: datetime) -> int:
-    """Check that the broker's log holds the decision that this grant stands on, and give its index.
+def _receipt(grant: Grant, trust: Trust, now: datetime) -> tuple[int, Mapping[str, Any]]:
+    """Check that the broker's log holds the decision that this grant stands on; give its index, and what it says.
 
     Raises:
         IntegrityError: NODE_RECEIPT. No receipt, no data: the department itself enforces it.
@@ -207,7 +208,7 @@ def _receipt(grant: Grant, trust: Trust, now: datetime) -> int:
     if not isinstance(said, dict):
         raise error_for(Code.NODE_RECEIPT, "receipt: its entry is not a decision")
     _check_entry(said, grant)
-    return receipt.index
+    return receipt.index, said
 
 
 def _check_entry(said: Mapping[str, Any], grant: Grant) -> None:
@@ -220,10 +221,20 @@ def _check_entry(said: Mapping[str, Any], grant: Grant) -> None:
         (said.get("legal_basis"), grant.request.get("legal_basis")),
         (said.get("member"), grant.caller.get("member")),
     )
-    if any(recorded is None or recorded != granted for recorded, granted in pairs):
+    if any(recorded is None or recorded != granted for recorded, granted in pairs) or not _names(said, grant):
         raise error_for(Code.NODE_RECEIPT, "receipt: its entry records another request than the grant's")
     if not _commits(said, grant):
         raise error_for(Code.NODE_RECEIPT, "receipt: its entry does not commit to this fragment")
+
+
+def _names(said: Mapping[str, Any], grant: Grant) -> bool:
+    """Say whether the entry names this very caller."""
+    try:
+        recorded = SpiffeId.parse(str(said.get("identity")))
+    except TidegateError:
+        return False
+    known = (recorded.member, recorded.kind.value, recorded.name)
+    return known == (grant.caller.get("member"), grant.caller.get("kind"), grant.caller.get("name"))
 
 
 def _commits(said: Mapping[str, Any], grant: Grant) -> bool:
@@ -238,3 +249,13 @@ def _check_refs(grant: Grant, bound: BoundQuery) -> None:
     found = {leaf.ref: str(leaf.dataset) for leaf in bound.leaves}
     if found != grant.refs:
         raise error_for(Code.NODE_FRAGMENT, "fragment: its datasets are not those that the grant names")
+
+
+def _check_datasets(said: Mapping[str, Any], bound: BoundQuery) -> None:
+    """Hold the entry to the fragment's datasets: the plan's commitment is salted, and who searches the log must find them."""
+    try:
+        recorded = {str(item["name"]) for item in said["datasets"]}
+    except (KeyError, TypeError):
+        recorded = set()
+    if not {str(leaf.dataset) for leaf in bound.leaves} <= recorded:
+        raise error_for(Code.NODE_RECEIPT, "receipt: its entry does not name the fragment's datasets")

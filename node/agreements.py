@@ -59,6 +59,7 @@ class AgreementStore:
         self._lock = threading.Lock()
         self._agreements: dict[str, Agreement] = {}
         self._revoked: set[str] = set()
+        self._revocations_kept: set[str] = set()  # of the revoked, those that are written and recorded
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._load()
 
@@ -97,11 +98,12 @@ class AgreementStore:
         self._check_signer(self._signer(data, signature, chain_pem, parse_timestamp(document["at"])))
         agreement_id = document["revoke"]
         with self._lock:
-            if agreement_id not in self._revoked:
-                # In force before it is written or recorded: a failing disk must not keep an agreement alive.
-                self._revoked.add(agreement_id)
+            # In force before it is written or recorded: a failing disk must not keep an agreement alive.
+            self._revoked.add(agreement_id)
+            if agreement_id not in self._revocations_kept:
                 self._write("revocation", agreement_id, {"revocation": document}, signature, chain_pem)
                 self._recorded("agreement_revoked", agreement_id, sha256_hex(data))
+                self._revocations_kept.add(agreement_id)
         self._log.info("agreement revoked", agreement=agreement_id)
         return agreement_id
 
@@ -187,6 +189,7 @@ class AgreementStore:
             # Struck-off stewards' revocations stay in force: only the signature and the member are checked.
             self._revoked.add(read["revoke"])
             self._signer(data, signature, chain_pem, parse_timestamp(read["at"]))
+            self._revocations_kept.add(read["revoke"])
             return
         agreement = Agreement.from_json(document["agreement"])
         self._verify(SignedAgreement(agreement, signature, chain_pem))

@@ -135,7 +135,8 @@ def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise error_for(Code.CONFIG_INVALID, "node configuration: no such file") from error
+        message = f"node configuration: no such file: {path.name}; docs/guides/department.md shows one"
+        raise error_for(Code.CONFIG_INVALID, message) from error
     except (OSError, UnicodeDecodeError) as error:
         raise error_for(Code.CONFIG_INVALID, "node configuration: cannot be read", detail=repr(error)) from error
     except tomllib.TOMLDecodeError as error:

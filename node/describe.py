@@ -169,6 +169,9 @@ def _read_statistics(row: tuple[Any, ...]) -> list[tuple[int, str | None, str | 
     return [(int(row[at]), row[at + 1], row[at + 2]) for at in range(0, len(row), 3)]
 
 
+_TOLD = ("public", "internal")
+
+
 def describe(
     config: DatasetConfig, *, member: str, node: str, describer: Describer, log: structlog.stdlib.BoundLogger
 ) -> Dataset:
@@ -255,8 +258,15 @@ def _statistics(
 
 
 def _may_tell(config: DatasetConfig, name: str) -> bool:
+    """Say whether statistics of a column may stand in the catalogue: never of what a mask is meant to hide."""
     said = config.columns.get(name)
-    return name != config.subject_column and (said is None or said.sensitivity in ("public", "internal"))
+    return name != config.subject_column and (said is None or (said.sensitivity in _TOLD and not said.mask))
+
+
+def _may_show(config: DatasetConfig, name: str) -> bool:
+    """Say whether the least and the greatest value may: they are values of single rows, and the catalogue is for everybody."""
+    said = config.columns.get(name)
+    return config.dataset_class is DatasetClass.OPEN or (said is not None and said.sensitivity == "public")
 
 
 def _column(
@@ -264,6 +274,8 @@ def _column(
 ) -> Column:
     said = config.columns.get(column.name)
     distinct, least, greatest = facts.get(column.name, (None, None, None))
+    if not _may_show(config, column.name):
+        least = greatest = None
     return Column(
         name=column.name,
         type=column.type,

@@ -22,6 +22,7 @@ from node.values import DecidedFragment, RecordedFragment
 from tidegate import ipc
 from tidegate.core.clock import Clock
 from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.limits import LEAF_BYTES_MAX, LEAF_ROWS_MAX
 from tidegate.core.names import DatasetName
 from tidegate.sql import postgres, wall
 from tidegate.sql.restrict import RestrictedQuery, restrict
@@ -83,9 +84,10 @@ class Execute:
             setup=restricted.setup,
             sql=restricted.query,
             inputs=self._inputs(prepared, offer.cancel, deadline_s),
-            # One more than the limit: whether an answer is too large is said by `Answer`, in the department's words.
-            rows_max=rows_max + 1 if not restricted.floors else offer.rows_max,
-            bytes_max=offer.bytes_max,
+            # One more than the limit: whether an answer is too large is said by `Answer`, in the department's words. Before
+            # small groups are dropped no limit of the broker's counts: whether it was passed would tell of those groups.
+            rows_max=rows_max + 1 if not restricted.floors else LEAF_ROWS_MAX,
+            bytes_max=offer.bytes_max if not restricted.floors else LEAF_BYTES_MAX,
         )
         try:
             result = self._pool.run(job, deadline_s=deadline_s, cancel=offer.cancel)

@@ -94,6 +94,8 @@ class Gate:
 
     def _serve(self, offer: FragmentOffer, session: Session, line: Line) -> None:
         started_s = self._clock.monotonic_s()
+        if not offer.deadline_s > 0:  # not a number is no time either
+            raise error_for(Code.QUERY_DEADLINE)
         deadline_s = min(offer.deadline_s, self._deadline_s_max)
         admitted = self._admit.admit(offer, session)
         decided = self._decide.decide(admitted)

@@ -41,6 +41,7 @@ SILENCE_BEATS_MAX = 3  # heartbeats that may be missed before a broker counts as
 HEARTBEAT_S_MIN, HEARTBEAT_S_MAX = 0.2, 60.0
 WELCOME_DEADLINE_S = 10.0
 GOOD_SESSION_S = 30.0  # a session that lasted so long starts the back-off afresh
+SMALL_JOBS_MAX = 32  # descriptions and agreements at once; a broker sends agreements one after the other
 
 
 @dataclass(slots=True)
@@ -160,6 +161,7 @@ class _Session:
         self._draining = False
         self._again_after_s = 0.0
         self._silent = False
+        self._small_jobs = threading.Semaphore(SMALL_JOBS_MAX)
 
     def run(self) -> float:
         """Listen until the line ends; gives the wait before the next attachment."""
@@ -215,12 +217,16 @@ class _Session:
 
     def _submit(self, job: Callable[[], None]) -> None:
         """Run a small job off the listening thread, so that a slow disk never delays a cancel."""
+        if not self._small_jobs.acquire(blocking=False):
+            raise error_for(Code.WIRE_INVALID, "attach: the broker asks for more at once than a node does")
 
         def guarded() -> None:
             try:
                 job()
             except TidegateError as error:
                 self._link._log.warning("could not do what the broker asked", problem=str(error), detail=error.detail)
+            finally:
+                self._small_jobs.release()
 
         threading.Thread(target=guarded, name="node-small-job", daemon=True).start()
 

@@ -209,17 +209,15 @@ def _component(name: str, version: str, kind: ComponentType, *, licence: str) ->
 
 def _licence(name: str) -> str:
     found = metadata.metadata(name)
-    expression = str(found.get("License-Expression") or "")
-    if expression:
-        return expression
-    classifiers = [
-        text.rsplit("::", 1)[-1].strip()
-        for text in found.get_all("Classifier") or ()
-        if text.startswith("License :: OSI Approved ::")
-    ]
-    text = str(found.get("License") or "").strip() or (classifiers[0] if classifiers else "")
-    first = text.splitlines()[0] if text else ""
-    return _SPDX.get(first, first)
+
+    def first(field: str, prefix: str = "") -> str:
+        texts = [text for text in found.get_all(field) or () if text.startswith(prefix)]
+        return texts[0].strip() if texts else ""
+
+    classifier = first("Classifier", "License :: OSI Approved ::").rsplit("::", 1)[-1].strip()
+    text = first("License-Expression") or first("License") or classifier
+    line = text.splitlines()[0] if text else ""
+    return _SPDX.get(line, line)
 
 
 def main() -> int:

@@ -28,7 +28,7 @@ from tidegate.identity.documents import sign_document
 PURPOSE = "research.statistics"
 BASIS = "statistics.act.5"
 CANARIES = ("HIDDEN_CANARY", "MASK_CANARY", "DENIED_CANARY", "FORBIDDEN_CANARY", "424242")
-FILE_CANARY = "FILE_CANARY"
+FILE_CANARY = "CANARY_FILE"  # in the files of the shared sample, and of tests.walls_matrix
 STATES = ("a", "b")
 T_ROWS = 300
 T2_ROWS = 200
@@ -100,8 +100,9 @@ def make_data(folder: Path) -> None:
             )
             engine.execute(f"COPY vault TO '{folder}/vault_{state}.parquet'")
         engine.execute(
-            f"COPY (SELECT (i * 3)::INTEGER AS id, ['north', 'west', 'south'][1 + i % 3] AS region, (i % 50)::INTEGER AS amount, "
-            f"'P' || i AS person, 'x' || i AS salary FROM range({T2_ROWS}) AS r(i)) TO '{folder}/claims.parquet'"
+            "COPY (SELECT (i * 3)::INTEGER AS id, ['north', 'west', 'south'][1 + i % 3] AS region, "
+            "(i % 50)::INTEGER AS amount, 'P' || i AS person, 'x' || i AS salary "
+            f"FROM range({T2_ROWS}) AS r(i)) TO '{folder}/claims.parquet'"
         )
     with world() as engine:
         for name, relation in (
@@ -185,6 +186,7 @@ def escape_exchange(folder: Path) -> Iterator[EscapeExchange]:
             local.join(member, "node1", kind="node")
             local.join(member, "steward", kind="person", roles=["steward"])
             local.start_node(member, datasets)
+        local.join("north", "desk", roles=["analyst"])
         local.join("city", "steward", kind="person", roles=["steward"])
         local.join("office", "desk", roles=["analyst"])
         local.join("press", "desk", roles=["analyst"])

@@ -218,7 +218,7 @@ def broker_world(
 
 
 def described(
-    owner: str, name: str, *, node: str = "node1", dataset_class: DatasetClass = DatasetClass.OPEN
+    owner: str, name: str, *, node: str = "node1", dataset_class: DatasetClass = DatasetClass.OPEN, **more: Any
 ) -> Dataset:
     """Describe a small dataset."""
     return Dataset(
@@ -228,6 +228,7 @@ def described(
         title=f"The {name} of {owner}",
         dataset_class=dataset_class,
         columns=(Column("id", "BIGINT"), Column("word", "VARCHAR")),
+        **more,
     )
 
 
@@ -281,7 +282,7 @@ class LightNode:
             self.ended.put(Seen.take(error, 0))
 
     def wait(self) -> LightNode:
-        assert self.attached.wait(CALL_S_MAX), "not attached"
+        assert self.attached.wait(CALL_S_MAX), f"not attached: {None if self.ended.empty() else self.ended.get()}"
         return self
 
     def say(self, message: Up) -> None:
@@ -332,9 +333,8 @@ def drained(items: queue.SimpleQueue[Any]) -> list[Any]:
 
 
 def rows_of(result: Result) -> list[dict[str, Any]]:
-    """Read an answer to its end, verify it, and give its rows."""
+    """Read an answer to its end; the client checks its digest."""
     rows: list[dict[str, Any]] = result.to_arrow().to_pylist()
-    result.verify()
     return rows
 
 

@@ -106,13 +106,14 @@ class CleanEnvironment:
     @property
     def variables(self) -> dict[str, str]:
         """The variables of its processes: a home of its own, and nothing that names the checkout."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TIDEGATE", "VIRTUAL"))}
+        kept = {
+            key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "TIDEGATE", "VIRTUAL"))
+        }
         return {
             **kept,
             "HOME": str(self.home),
             "TIDEGATE_HOME": str(self.home / "tidegate"),
             "PATH": f"{self.folder / 'bin'}:{os.defpath}",
-            "PYTHONDONTWRITEBYTECODE": "1",
             "GRPC_VERBOSITY": "NONE",
             "NO_COLOR": "1",
         }
@@ -149,7 +150,9 @@ class Wheelhouse:
 
     def try_uv(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run uv over this wheelhouse, whatever becomes of it."""
-        variables = {key: value for key, value in os.environ.items() if not key.startswith(("UV_", "VIRTUAL", "PYTHON"))}
+        variables = {
+            key: value for key, value in os.environ.items() if not key.startswith(("UV_", "VIRTUAL", "PYTHON"))
+        }
         settings = {"UV_FIND_LINKS": str(self.folder), "UV_CACHE_DIR": str(self.cache), "UV_NO_CONFIG": "1"}
         return subprocess.run(
             [sys.executable, "-m", "uv", "--quiet", *words],

@@ -13,13 +13,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 import structlog
 
 from broker.identify import Credentials, Identify
 from broker.open_calls import OpenCall, OpenCalls
+from broker.wire.doorstep import SILENT_MAX, Doorstep, Handler, guarded
 from tidegate.core.caller import Caller
 from tidegate.core.clock import Clock, Ids
 from tidegate.core.errors import CODES, Code, Family, TidegateError, error_for
@@ -31,9 +32,6 @@ from tidegate.wire import abort
 REFUSAL_RECORD_S = 60.0  # one entry per certificate and code in this time: a refused caller must not fill the log
 REFUSALS_KNOWN_MAX = 10_000
 BUSY_RETRY_S = 1.0
-
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
-Decode: TypeAlias = Callable[[bytes], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +79,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         kinds: of identities that may call here.
         kinds_for: the same for methods whose full name begins with a prefix, in place of ``kinds``.
         refused: told of refusals where there is an identity; it must not block for long.
+        silent_max: calls whose request has not come; fewer than the listener has threads.
     """
 
     def __init__(
@@ -95,6 +94,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         limits: CallLimits | None = None,
         refused: Callable[[RefusedIdentity], None] | None = None,
         log: structlog.stdlib.BoundLogger | None = None,
+        silent_max: int = SILENT_MAX,
     ) -> None:
         self._identify = identify
         self._open_calls = open_calls
@@ -108,6 +108,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         self._lock = threading.Lock()
         self._load = _Load()
         self._recorded: dict[tuple[str, Code], float] = {}
+        self._doorstep = Doorstep(silent_max)
         self.refusals: Counter[Code] = Counter()
 
     # --- for servicers ------------------------------------------------------------------------------------------------
@@ -177,7 +178,8 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         handler = continuation(handler_call_details)
         if handler is None:
             return None  # gRPC says UNIMPLEMENTED
-        return guarded(handler, lambda context: self._admitted(context, handler_call_details.method))
+        method = handler_call_details.method
+        return guarded(handler, lambda context: self._admitted(context, method), self._doorstep)
 
     @contextmanager
     def _admitted(self, context: grpc.ServicerContext, method: str) -> Iterator[OpenCall]:
@@ -267,13 +269,14 @@ class Porch(grpc.ServerInterceptor):  # type: ignore[type-arg]
     def __init__(self, *, ids: Ids, log: structlog.stdlib.BoundLogger | None = None) -> None:
         self._ids = ids
         self._log = log or structlog.get_logger(__name__)
+        self._doorstep = Doorstep()
 
     def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Handler | None], handler_call_details: Any
     ) -> Handler | None:
         """Put the porch before the handler of a call."""
         handler = continuation(handler_call_details)
-        return None if handler is None else guarded(handler, self._admitted)
+        return None if handler is None else guarded(handler, self._admitted, self._doorstep)
 
     @contextmanager
     def _admitted(self, context: grpc.ServicerContext) -> Iterator[_Anybody]:
@@ -313,64 +316,6 @@ def clean_errors(
         log.exception("internal error", error_id=error_id, request_id=request_id)
         public = error_for(Code.INTERNAL, f"an internal error, id {error_id}", request_id=request_id)
         abort(context, public)
-
-
-Admit: TypeAlias = "Callable[[grpc.ServicerContext], Any]"
-
-
-def guarded(handler: Handler, admit: Admit) -> Handler:
-    """Wrap a handler of any arity: ``admit(context)`` is a context manager that gives something with ``check()``.
-
-    The request is read inside, from raw bytes, so that garbage becomes a clean refusal by the same way.
-    """
-    decode, encode = handler.request_deserializer or bytes, handler.response_serializer
-    behave: Any = next(
-        function
-        for function in (handler.unary_unary, handler.unary_stream, handler.stream_unary, handler.stream_stream)
-        if function is not None
-    )
-
-    def read(raw: Any, call: Any) -> Any:
-        return _requests(raw, decode, call) if handler.request_streaming else _decoded(raw, decode)
-
-    def one(raw: Any, context: grpc.ServicerContext) -> Any:
-        with admit(context) as call:
-            return behave(read(raw, call), context)
-
-    def many(raw: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        with admit(context) as call:
-            answers = behave(read(raw, call), context)
-            try:
-                for answer in answers:
-                    call.check()
-                    yield answer
-            finally:
-                if hasattr(answers, "close"):
-                    answers.close()  # now, not when the collector comes: its `finally` frees what the stream holds
-
-    make: Any = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }[handler.request_streaming, handler.response_streaming]
-    wrapped: Handler = make(
-        many if handler.response_streaming else one, request_deserializer=None, response_serializer=encode
-    )
-    return wrapped
-
-
-def _decoded(raw: bytes, decode: Decode) -> Any:
-    try:
-        return decode(raw)
-    except Exception as error:
-        raise error_for(Code.WIRE_INVALID, "the request is not a message of this service") from error
-
-
-def _requests(raw: Iterator[bytes], decode: Decode, call: Any) -> Iterator[Any]:
-    for item in raw:
-        call.check()
-        yield _decoded(item, decode)
 
 
 def _signed(shown: CertificateFacts, data: bytes, signature: bytes) -> bool:

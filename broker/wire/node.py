@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -252,10 +253,17 @@ def _trailer(message: node_service_pb2.Trailer) -> TrailerFacts:
 
 
 def _named(error: TidegateError, member: str) -> TidegateError:
-    """Put the department's name before what its node said. Receipt and request id are the broker's to give, not a node's."""
-    error.message = f"{member}: {error.message}"
-    error.receipt, error.request_id = b"", ""
-    return error
+    """Put the department's name before what its node said. Receipt and request id are the broker's to give, not a node's.
+
+    Trust: a node says what it likes. It speaks for itself alone, not of the caller's certificate or SQL.
+    """
+    code = error.code if error.code.name.startswith(_NODES_CODES) else Code.FETCH_NODE_FAILED
+    message = f"{member}: {error.message}"
+    return error_for(code, message, reasons=error.reasons, retry_after_s=_seconds(error.retry_after_s))
+
+
+def _seconds(value: float) -> float:
+    return min(max(value, 0.0), RETRY_AFTER_S_MAX) if math.isfinite(value) else 0.0
 
 
 def _down(order: Order) -> node_service_pb2.AttachDown:

@@ -1,18 +1,17 @@
 """Hostile and ordinary SQL through the real door of a real exchange: two departments, real nodes, real policy.
 
-What must be refused is refused before any node hears of it; what is answered shows nothing hidden, and the very same on data that
-differs in hidden rows alone; what is costly costs its caller alone; and what analysts write every day works.
+What must be refused is refused before any node hears of it; what is answered shows nothing hidden, and the very same on data
+that differs in hidden rows alone; what is costly costs its caller alone; and what analysts write every day works.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -31,11 +30,14 @@ from tests.escape_world import (
 )
 from tests.inference_statements import TELLING, sample, statements
 from tests.sql_world import world
+from tidegate import ipc
 from tidegate.client.session import Session
 from tidegate.core.errors import Code, Family, TidegateError
 
 pytestmark = pytest.mark.xdist_group("federation-escapes")
 
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 DEADLINE_S = 20.0
 MARKER = "SELECT count(*) FROM south.claims AS c JOIN north.flights AS f ON c.id = f.flight_id"
 LIMITED = {Code.QUERY_DEADLINE, Code.JOIN_LIMIT, Code.FETCH_LIMIT, Code.NODE_EXECUTE, Code.JOIN_FAILED}
@@ -55,8 +57,13 @@ def local() -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def ask(session: Session, sql: str, params: Any = None, *, deadline_s: float = DEADLINE_S) -> pa.Table | TidegateError:
+    """Ask over the wire, past whatever the client itself would refuse: an attacker brings a client of its own."""
     try:
-        return session.query(sql, purpose=PURPOSE, params=params or None, deadline_s=deadline_s).to_arrow()
+        stream = session.transport.execute(
+            sql, purpose=PURPOSE, legal_basis="", parameters=params or None, deadline_s=deadline_s
+        )
+        schema, batches = ipc.read(stream.chunks())
+        return pa.Table.from_batches(list(batches), schema)
     except TidegateError as error:
         return error
 
@@ -71,6 +78,16 @@ def said(outcome: pa.Table | TidegateError) -> str:
         for row in outcome.rename_columns(list(map(str, range(outcome.num_columns)))).to_pylist()
     )
     return f"{[str(field.type) for field in outcome.schema]} {rows}"
+
+
+def _numbered(table: pa.Table) -> pa.Table:
+    return table.rename_columns([f"c{number}" for number in range(table.num_columns)])
+
+
+def each(work: Callable[[Item], Done], items: Iterable[Item]) -> list[Done]:
+    """Do it for each, a few at a time: as several callers would."""
+    with ThreadPoolExecutor(3) as pool:
+        return list(pool.map(work, items))
 
 
 @dataclass(frozen=True)
@@ -149,12 +166,11 @@ def shows_nothing_hidden(exchange: EscapeExchange, name: str, sql: str) -> str:
 
 
 def test_what_is_answered_of_the_shared_sample_shows_nothing_hidden(exchange: EscapeExchange) -> None:
-    for item in _sample("escapes.jsonl", "no_leak"):
-        shows_nothing_hidden(exchange, item.id, item.sql)
+    each(lambda item: shows_nothing_hidden(exchange, item.id, item.sql), _sample("escapes.jsonl", "no_leak"))
 
 
 def test_answers_over_filtered_rows_say_nothing_of_hidden_ones(exchange: EscapeExchange) -> None:
-    outcomes = [shows_nothing_hidden(exchange, sql, sql) for sql in TELLING]
+    outcomes = each(lambda sql: shows_nothing_hidden(exchange, sql, sql), TELLING)
     answered = [outcome for outcome in outcomes if outcome.startswith("[")]
     assert len(answered) >= len(TELLING) * 3 // 4, "nearly all of these are ordinary questions"
 
@@ -162,7 +178,7 @@ def test_answers_over_filtered_rows_say_nothing_of_hidden_ones(exchange: EscapeE
 @pytest.mark.parametrize("form", ["sample", pytest.param("everything", marks=pytest.mark.long)])
 def test_errors_say_nothing_of_hidden_rows(exchange: EscapeExchange, form: str) -> None:
     chosen = sample() if form == "sample" else statements()
-    outcomes = [shows_nothing_hidden(exchange, name, sql) for name, sql in chosen.items()]
+    outcomes = each(lambda named: shows_nothing_hidden(exchange, *named), chosen.items())
     answered = [outcome for outcome in outcomes if outcome.startswith("[")]
     assert len(answered) >= len(chosen) // 2, "an exchange that refuses them all proves little"
 
@@ -192,8 +208,9 @@ def test_the_hidden_rows_would_break_these_statements(exchange: EscapeExchange) 
 
 
 def test_ordinary_statements_of_the_shared_sample_are_answered(exchange: EscapeExchange) -> None:
-    for item in _sample("benign.jsonl", "ok"):
-        outcome = ask(exchange.office(), item.on("a"), item.params)
+    items = _sample("benign.jsonl", "ok")
+    outcomes = each(lambda item: ask(exchange.office(), item.on("a"), item.params), items)
+    for item, outcome in zip(items, outcomes, strict=True):
         assert isinstance(outcome, pa.Table), (item.id, str(outcome))
         assert not [canary for canary in CANARIES if canary in said(outcome)], item.id
 
@@ -203,18 +220,14 @@ def test_ordinary_statements_are_answered_as_one_local_engine_answers_them(
 ) -> None:
     ordinary = benign_cases()
     assert len(ordinary) >= 100
-    for case, sql in ordinary:
-        outcome = ask(exchange.office(), sql, case.params)
+    outcomes = each(lambda pair: ask(exchange.office(), pair[1], pair[0].params), ordinary)
+    for (case, _), outcome in zip(ordinary, outcomes, strict=True):
         assert isinstance(outcome, pa.Table), (case.id, str(outcome))
         expected = local.execute(case.sql, case.params).fetchall()
-        assert _rows(_fetched(outcome)) == _rows(expected), case.id
-
-
-def _fetched(table: pa.Table) -> list[tuple[Any, ...]]:
-    """Let DuckDB make Python values of the answer, as it does of its own."""
-    with duckdb.connect() as engine:
-        engine.register("answer", table.rename_columns([f"c{number}" for number in range(table.num_columns)]))
-        return engine.execute("FROM answer").fetchall()
+        local.register("answer", _numbered(outcome))  # DuckDB makes Python values of the answer as it does of its own
+        answer = local.execute("FROM answer").fetchall()
+        local.unregister("answer")
+        assert _rows(answer) == _rows(expected), case.id
 
 
 def _rows(rows: list[tuple[Any, ...]]) -> list[str]:
@@ -222,8 +235,8 @@ def _rows(rows: list[tuple[Any, ...]]) -> list[str]:
 
 
 def _comparable(value: Any) -> Any:
-    if isinstance(value, float | Decimal):
-        return float(f"{value:.9g}")
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        return float(f"{value:.9g}")  # DuckDB hands a HUGEINT (the sum of integers) to Arrow as a double
     if isinstance(value, dict):
         return {key: _comparable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -254,7 +267,7 @@ def test_what_may_not_be_known_looks_as_what_does_not_exist(exchange: EscapeExch
     for form in ("SELECT * FROM {}", "SELECT count(*) FROM north.flights AS f JOIN {} AS v ON true", "TABLE {}"):
         hidden, absent = (ask(exchange.office(), form.format(name)) for name in ("north.vault_a", "north.nothing"))
         assert said(hidden) == said(absent)
-    assert isinstance(ask(exchange.local.session("north", "steward"), "SELECT * FROM north.vault_a"), pa.Table)
+    assert isinstance(ask(exchange.local.session("north", "desk"), "SELECT * FROM north.vault_a"), pa.Table)
 
 
 # -- what is costly -------------------------------------------------------------------------------------------------
@@ -287,14 +300,14 @@ def test_what_is_costly_is_stopped_by_a_limit_and_costs_nobody_else(exchange: Es
     office, press = exchange.office(), exchange.press()
     with ThreadPoolExecutor(1) as pool:
         started = time.monotonic()
-        costly = pool.submit(ask, office, COSTLY[where], deadline_s=2.0)
+        costly = pool.submit(ask, office, COSTLY[where], deadline_s=1.2)
         meanwhile = ask(press, MARKER)
         outcome = costly.result()
         elapsed = time.monotonic() - started
     assert isinstance(meanwhile, pa.Table), str(meanwhile)
     assert isinstance(outcome, TidegateError)
     assert outcome.code in LIMITED, str(outcome)
-    assert elapsed < 4.0
+    assert elapsed < 3.0
     after = ask(office, MARKER)
     assert isinstance(after, pa.Table), str(after)
 
@@ -308,26 +321,40 @@ def test_costly_statements_of_the_shared_sample_are_stopped_by_a_limit(exchange:
     assert isinstance(ask(exchange.press(), MARKER), pa.Table)
 
 
-def test_a_text_that_takes_long_to_plan_costs_its_caller_a_clear_error_and_nobody_else(
-    exchange: EscapeExchange,
-) -> None:
+def test_texts_that_take_long_to_plan_cost_their_caller_clear_errors_and_nobody_else(exchange: EscapeExchange) -> None:
     office, press = exchange.office(), exchange.press()
-    answers: list[pa.Table | TidegateError] = []
-    over = threading.Event()
-
-    def others() -> None:
-        while not over.is_set() or not answers:
+    with ThreadPoolExecutor(6) as pool:
+        started = time.monotonic()
+        bombs = [pool.submit(_timed, office, PLANNERS_WORK, 1.0) for _ in range(6)]
+        answers = []
+        while not answers or not all(bomb.done() for bomb in bombs):
             answers.append(ask(press, MARKER))
+        outcomes = [bomb.result() for bomb in bombs]
+        elapsed = time.monotonic() - started
+    for outcome, took in outcomes:
+        assert isinstance(outcome, TidegateError)
+        assert outcome.code in (Code.PLAN_DEADLINE, Code.QUERY_DEADLINE, Code.BUSY), str(outcome)
+        assert took < 2.5
+    assert Code.PLAN_DEADLINE in {outcome.code for outcome, _ in outcomes if isinstance(outcome, TidegateError)}
+    assert [str(answer) for answer in answers if not isinstance(answer, pa.Table)] == []
+    assert elapsed < 10
 
-    thread = threading.Thread(target=others)
-    thread.start()
+
+def test_several_costly_joins_of_one_member_leave_a_worker_to_the_others(exchange: EscapeExchange) -> None:
+    office, press = exchange.office(), exchange.press()
+    with ThreadPoolExecutor(4) as pool:
+        costly = [pool.submit(ask, office, COSTLY["at the broker"], deadline_s=2.0) for _ in range(4)]
+        answers = []
+        while not answers or not all(item.done() for item in costly):
+            answers.append(ask(press, MARKER))
+        outcomes = [item.result() for item in costly]
+    assert [str(answer) for answer in answers if not isinstance(answer, pa.Table)] == []
+    for outcome in outcomes:
+        assert isinstance(outcome, TidegateError)
+        assert outcome.code in (*LIMITED, Code.BUSY), str(outcome)
+
+
+def _timed(session: Session, sql: str, deadline_s: float) -> tuple[pa.Table | TidegateError, float]:
     started = time.monotonic()
-    outcome = ask(office, PLANNERS_WORK, deadline_s=0.5)
-    elapsed = time.monotonic() - started
-    over.set()
-    thread.join()
-    assert isinstance(outcome, TidegateError)
-    assert outcome.code in (Code.PLAN_DEADLINE, Code.QUERY_DEADLINE)
-    assert elapsed < 1.5
-    assert answers
-    assert all(isinstance(answer, pa.Table) for answer in answers)
+    outcome = ask(session, sql, deadline_s=deadline_s)
+    return outcome, time.monotonic() - started

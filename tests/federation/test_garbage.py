@@ -225,13 +225,17 @@ def test_without_a_certificate_there_is_no_conversation(world: World, listener: 
     context = ssl.create_default_context(cadata=root.decode())
     context.check_hostname = False
     host, port = split_address(address)
-    with socket.create_connection((host, port), timeout=10) as raw, pytest.raises((ssl.SSLError, ConnectionError)):
-        with context.wrap_socket(raw) as secured:
-            secured.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
-            # TLS 1.3 tells a client of its missing certificate after its own last word.
-            while secured.recv(4096):
-                pass
-            raise ConnectionError("closed without a word")
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        talk_without_certificate(host, port, context)
+
+
+def talk_without_certificate(host: str, port: int, context: ssl.SSLContext) -> None:
+    """TLS 1.3 tells a client that its certificate is missing after the client's own last word."""
+    with socket.create_connection((host, port), timeout=10) as raw, context.wrap_socket(raw) as secured:
+        secured.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        while secured.recv(4096):
+            pass
+    raise ConnectionError("closed without a word")
 
 
 @pytest.mark.parametrize("listener", ["callers", "nodes", "enrolment"])

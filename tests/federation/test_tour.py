@@ -1,4 +1,7 @@
-"""The README's tour, run line by line: a new user can do it alone (and nothing is left running afterwards)."""
+"""The README's tour, run line by line: a new user can do it alone (and nothing is left running afterwards).
+
+While the tour's exchange runs, those blocks of the guides that fit into its story run too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,17 +22,31 @@ TOUR_S_MAX = 240
 pytestmark = pytest.mark.xdist_group("federation-tour")
 
 
-def blocks(heading: str) -> list[str]:
-    """Give the shell blocks below a heading of the README."""
-    text = README.read_text(encoding="utf-8")
+def blocks(heading: str, name: str = "README.md") -> list[str]:
+    """Give the shell blocks below a heading of a document."""
+    text = (ROOT / name).read_text(encoding="utf-8")
     section = re.search(rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", text, re.M | re.S)
-    assert section, f"the README has no section {heading!r}"
+    assert section, f"{name} has no section {heading!r}"
     return re.findall(r"^```sh\n(.*?)^```$", section[1], re.M | re.S)
+
+
+def story() -> list[str]:
+    """Give the tour, with blocks of the guides before its last, in which access is taken away and everything stops."""
+    analyst = [*blocks("Finding data", "docs/guides/analyst.md"), *blocks("Receipts", "docs/guides/analyst.md")]
+    auditor = [
+        *blocks("Searching", "docs/guides/auditor.md"),
+        *blocks("Verifying, believing nobody", "docs/guides/auditor.md"),
+    ]
+    tour = blocks("Ten-minute tour")
+    assert len(tour) > 6
+    assert analyst
+    assert auditor
+    return [*tour[:-1], *analyst, "export TIDEGATE_CONTEXT=mo", *auditor, "unset TIDEGATE_CONTEXT", tour[-1]]
 
 
 def run_tour(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run every block in one shell that stops at the first line that fails, and says which."""
-    script = "\n".join(["set -euo pipefail", 'trap \'echo "FAILED: $BASH_COMMAND" >&2\' ERR', *blocks("Ten-minute tour")])
+    script = "\n".join(["set -euo pipefail", "trap 'echo \"FAILED: $BASH_COMMAND\" >&2' ERR", *story()])
     checkout = folder / "checkout"  # the tour begins in the project's folder; all that it uses of it is .venv/bin
     binaries = checkout / ".venv" / "bin"
     binaries.mkdir(parents=True)
@@ -51,10 +69,8 @@ def run_tour(folder: Path) -> subprocess.CompletedProcess[str]:
     try:
         out, err = process.communicate(timeout=TOUR_S_MAX)
     finally:
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)  # whatever a tour that failed half-way left running
-        except ProcessLookupError:
-            pass
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -80,8 +96,8 @@ def test_a_new_user_can_do_the_tour_alone(tmp_path: Path) -> None:
         assert plate not in out + err
 
     # evidence: receipt, log, and the auditor's view of both
-    assert "verified: entry" in err
-    assert "verified: city/broker1/audit/" in err
+    assert err.count("verified: entry") == 4  # the tour's, the analyst's two, the auditor's
+    assert err.count("verified: city/broker1/audit/") == 3  # over the wire twice, and the exported copy
     assert {"decision", "outcome", "refusal", "admin"} <= set(re.findall(r"│ (\w+) +│", out))
     assert "Traceback" not in out + err
 

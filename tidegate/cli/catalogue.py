@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,7 +35,7 @@ def register(
     """Register datasets: from a data contract, or everything that your own node says that it holds. Idempotent."""
     with failing(), session(context, identity) as exchange:
         if contract is not None:
-            datasets = [_contract(contract, exchange.identity.spiffe.member, node)]
+            datasets = [_placed(exchange, _contract(contract), node)]
         else:
             datasets = list(exchange.catalogue.held_by_node(node))
         if not datasets:
@@ -43,20 +44,25 @@ def register(
             say(_register(exchange, dataset))
 
 
-def _contract(path: Path, owner: str, node: str) -> Dataset:
+def _contract(path: Path) -> Dataset:
     """Read a data contract with the reader that tidegate-exchange brings (entry point group ``tidegate.readers``)."""
     found = tuple(entry_points(group="tidegate.readers", name="odcs"))
     if not found:
         message = "register: reading a data contract needs tidegate-exchange; pip install tidegate-exchange"
         raise error_for(Code.CONFIG_INVALID, message)
-    dataset: Dataset = found[0].load()(path, owner=owner, node=node)
+    dataset: Dataset = found[0].load()(path)
     return dataset
+
+
+def _placed(exchange: Any, dataset: Dataset, node: str) -> Dataset:
+    """Say which node holds the data: the one asked for, the contract's, else the one that answers for this member."""
+    if dataset.parts or (dataset.node and not node):
+        return dataset
+    return replace(dataset, node=node or next((held.node for held in exchange.catalogue.held_by_node()), ""))
 
 
 def _register(exchange: Any, dataset: Dataset) -> str:
     """Register, or update what is there already; the same description changes nothing."""
-    from dataclasses import replace
-
     try:
         stored = exchange.catalogue[str(dataset.name)]
     except TidegateError as error:

@@ -50,7 +50,9 @@ def doctor(context: ContextOption = None, identity: IdentityOption = None, outpu
     def purposes() -> str:
         found = opened[0].catalogue.purposes()
         if not found:
-            raise error_for(Code.POLICY_PURPOSE, "no purpose is registered, so every query is refused")
+            raise error_for(
+                Code.POLICY_PURPOSE, "no purpose is registered, so every query is refused; the operator adds one"
+            )
         return f"{len(found)} registered"
 
     if check("certificate", certificate) and check("connection", connection):

@@ -9,6 +9,7 @@ import typer
 from tidegate.cli.common import ContextOption, IdentityOption, OutputOption, YesOption, new_key, session
 from tidegate.cli.output import Format, failing, records, say
 from tidegate.core.errors import Code, error_for
+from tidegate.core.names import member_name
 
 app = typer.Typer(no_args_is_help=True, help="Members, their identities, roles and certificates.")
 
@@ -29,6 +30,7 @@ def add(
 ) -> None:
     """Prepare an identity of a member and print its one-time join token (24 hours)."""
     with failing(), session(context, identity) as exchange:
+        member_name(member)  # said here, for the exchange could only say that some identity is not of its form
         fields = {
             "member": member,
             "title": title,

@@ -73,7 +73,7 @@ def failing() -> Iterator[None]:
         raise typer.Exit(EXIT_BROKEN_PIPE) from None
     except OSError as error:
         what = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
-        report(error_for(Code.CLIENT_INPUT, f"a file cannot be read or written: {what}"))
+        report(error_for(Code.CLIENT_INPUT, f"the operating system refused: {what}"))
         raise typer.Exit(int(Exit.USAGE)) from None
     except KeyboardInterrupt:
         say("interrupted")

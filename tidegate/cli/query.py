@@ -16,13 +16,14 @@ from tidegate.cli import output as out
 from tidegate.cli.common import ContextOption, IdentityOption, OutputOption, session
 from tidegate.cli.output import Format, err, failing, say, shows_progress
 from tidegate.client.explained import explained
-from tidegate.core.errors import Code, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import QUERY_DEADLINE_S
 from tidegate.core.values import Value
 
 if TYPE_CHECKING:
     from tidegate.client.facts import ExplainedFacts
     from tidegate.client.result import Result
+    from tidegate.client.session import Session
 
 
 def query(
@@ -57,11 +58,16 @@ def query(
         if explain or explained(text) is not None:
             _explain(exchange.explain(text, purpose=purpose, legal_basis=legal_basis, params=params), output)
             return
-        with _progress() as update:
-            result = exchange.query(
-                text, purpose=purpose, legal_basis=legal_basis, params=params, deadline_s=deadline, keep=receipt
-            )
-            table = _read(result, update)
+        try:
+            with _progress() as update:
+                result = exchange.query(
+                    text, purpose=purpose, legal_basis=legal_basis, params=params, deadline_s=deadline, keep=receipt
+                )
+                table = _read(result, update)
+        except TidegateError as error:
+            if error.receipt and (verify or receipt is not None):
+                _refusal(exchange, error, receipt)
+            raise
         out.arrow(table, output)
         for line in result.banner():
             say(f"note: {line}")
@@ -72,6 +78,17 @@ def query(
             result.save()
             say(f"receipts and answer saved; anybody can check them offline: tidegate receipt verify {receipt}")
         say(f"{table.num_rows} rows; request {result.request_id}; receipt {result.receipt.index}")
+
+
+def _refusal(exchange: Session, error: TidegateError, folder: Path | None) -> None:
+    """Verify the receipt of a refusal, and keep it: that nothing was given is worth a proof too."""
+    from tidegate.client.receipts import save_note
+
+    verified = exchange.verify_refusal(error)
+    say(f"verified: the refusal is entry {verified.index} of the log")
+    if folder is not None:
+        save_note(folder / "refusal", error.receipt, verified)
+        say(f"receipt saved in {folder / 'refusal'}")
 
 
 def _stdin() -> str:

@@ -70,12 +70,7 @@ class Receipt:
             raise error_for(Code.AUDIT_VERIFICATION, "receipt: it is not of the entry beside it")
         if self.request_id and self.entry.get("request_id") != self.request_id:
             raise error_for(Code.AUDIT_VERIFICATION, "receipt: the entry is of another request")
-        proof = self.prove(self.raw.index)
-        parsed = TlogProof.parse(proof)
-        if parsed.index != self.raw.index:
-            raise error_for(Code.AUDIT_VERIFICATION, "proof: it is of another entry")
-        checkpoint = parsed.verify(promise.leaf_hash, self.verifier_key)
-        return VerifiedReceipt(self.raw.index, checkpoint.size, promise.time, proof)
+        return verify_note(self.raw.note, self.verifier_key, self.prove)
 
     def opens(self, field: str, nonce_hex: str, plaintext: bytes) -> bool:
         """Say whether the nonce and plaintext open the entry's commitment of that name."""
@@ -104,6 +99,28 @@ class VerifiedReceipt:
     tree_size: int
     time: str
     proof: bytes
+
+
+def verify_note(note: bytes, verifier_key: str, prove: Prove) -> VerifiedReceipt:
+    """Check a receipt without its entry, such as that of a refusal: the log signed it, and what it promised is in the log.
+
+    Raises:
+        IntegrityError: AUDIT_VERIFICATION.
+    """
+    promise = verify_receipt(note, verifier_key)
+    proof = prove(promise.index)
+    parsed = TlogProof.parse(proof)
+    if parsed.index != promise.index:
+        raise error_for(Code.AUDIT_VERIFICATION, "proof: it is of another entry")
+    checkpoint = parsed.verify(promise.leaf_hash, verifier_key)
+    return VerifiedReceipt(promise.index, checkpoint.size, promise.time, proof)
+
+
+def save_note(folder: Path, note: bytes, verified: VerifiedReceipt) -> None:
+    """Write the receipt of a refusal with its proof: whoever holds the log's entry can check that it is the one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "receipt.note").write_bytes(note)
+    (folder / "proof.tlog-proof").write_bytes(verified.proof)
 
 
 def verify_saved(folder: Path, verifier_key: str) -> VerifiedReceipt:

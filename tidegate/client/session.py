@@ -12,9 +12,10 @@ from tidegate.client.catalogue import CatalogueClient
 from tidegate.client.contexts import Context, Contexts, with_environment
 from tidegate.client.explained import Explained, explained
 from tidegate.client.facts import ExplainedFacts
+from tidegate.client.receipts import VerifiedReceipt, verify_note
 from tidegate.client.result import Result
 from tidegate.client.wire import Transport
-from tidegate.core.errors import Code, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import QUERY_DEADLINE_S
 from tidegate.core.values import Value
 from tidegate.identity.folder import IdentityFolder, LocalIdentity
@@ -96,6 +97,16 @@ class Session:
             legal_basis=self.legal_basis if legal_basis is None else legal_basis,
             parameters=params,
         )
+
+    def verify_refusal(self, error: TidegateError) -> VerifiedReceipt:
+        """Check the receipt that a refusal carries: the log signed it, and the refusal is in the log.
+
+        Raises:
+            IntegrityError: AUDIT_VERIFICATION. CallerError: CLIENT_INPUT; the error carries none, so nothing was recorded.
+        """
+        if not error.receipt:
+            raise error_for(Code.CLIENT_INPUT, "receipt: the error carries none")
+        return verify_note(error.receipt, self.identity.exchange.log_verifier_key, self.transport.prove)
 
     def whoami(self) -> dict[str, Any]:
         """Ask how the broker sees this identity."""

@@ -9,7 +9,7 @@ error would be an answer). Differencing two permitted queries remains possible (
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sqlglot import exp
 
@@ -76,6 +76,9 @@ class _Check:
     lineage: Lineage
     leakproof: Leakproof
     leaves: tuple[Leaf, ...]
+    # By query, once each: CTEs that each mention the one before twice are 2^n paths to walk.
+    _held: dict[int, set[str]] = field(default_factory=dict)
+    _handed: dict[int, set[str]] = field(default_factory=dict)
 
     def run(self) -> None:
         tree = unwrap(self.bound.tree)
@@ -137,16 +140,24 @@ class _Check:
 
     def _refs(self, query: exp.Expr) -> set[str]:
         """Give all refs below a query, through CTEs."""
+        if id(query) in self._held:
+            return self._held[id(query)]
         found: set[str] = set()
         for table in query.find_all(exp.Table):
             if is_base(table):
                 found.add(table.alias)
             elif table.alias in self.lineage.derived:
                 found |= self._refs(self.lineage.derived[table.alias])
+        self._held[id(query)] = found
         return found
 
     def _rows(self, query: exp.Expr) -> set[str]:
         """Check a derived table over a dataset in mode aggregate: it may only hand rows on."""
+        if id(query) not in self._handed:
+            self._handed[id(query)] = self._checked_rows(query)
+        return self._handed[id(query)]
+
+    def _checked_rows(self, query: exp.Expr) -> set[str]:
         query = unwrap(query)
         if isinstance(query, exp.Union) and not query.args.get("distinct"):
             if any(query.args.get(key) for key in ("limit", "offset", "order")):

@@ -41,6 +41,8 @@ class Leakproof:
         self._lineage = lineage or Lineage.of(bound)
         self._parameters = bound.parameters
         self._datasets = {leaf.ref: schema[leaf.dataset] for leaf in bound.leaves}
+        # A CTE may be mentioned twice by the next one, and so on: without this, forty of them are 2^40 steps.
+        self._kinds: dict[tuple[str, str], Kind] = {}
 
     def predicate(self, node: exp.Expr) -> bool:
         """Say whether a condition is leakproof."""
@@ -120,8 +122,11 @@ class Leakproof:
         """Give the family of a column; None when what defines it may raise, or its branches differ."""
         if column.table in self._datasets:
             return self._base(column.table, column.name)
-        kinds = {self.value(item) for item in self._lineage.definitions(column)}
-        return kinds.pop() if len(kinds) == 1 else None
+        key = (column.table, column.name)
+        if key not in self._kinds:
+            kinds = {self.value(item) for item in self._lineage.definitions(column)}
+            self._kinds[key] = kinds.pop() if len(kinds) == 1 else None
+        return self._kinds[key]
 
     def _base(self, ref: str, name: str) -> Kind:
         found = self._datasets[ref].column(name)

@@ -44,6 +44,7 @@ class Lineage:
     leaves: dict[str, exp.Table] = field(default_factory=dict)
     derived: dict[str, exp.Expr] = field(default_factory=dict)
     mentions: dict[str, int] = field(default_factory=dict)
+    _followed: dict[tuple[str, str], tuple[Base, ...] | None] = field(default_factory=dict)
 
     @classmethod
     def of(cls, bound: BoundQuery) -> Lineage:
@@ -99,14 +100,20 @@ class Lineage:
         """
         if not isinstance(column, exp.Column):
             return None
+        key = (column.table, column.name)
         if column.table in self.leaves:
-            return ((column.table, column.name),)
-        found: list[Base] = []
+            return (key,)
+        if key not in self._followed:  # remembered: CTEs that each mention the one before twice are 2^n paths
+            self._followed[key] = self._follow(column)
+        return self._followed[key]
+
+    def _follow(self, column: exp.Column) -> tuple[Base, ...] | None:
+        found: dict[Base, None] = {}
         for source in self.definitions(column):
             below = self.plain(source)
             if below is None:
                 return None
-            found.extend(below)
+            found.update(dict.fromkeys(below))
         return tuple(found) or None
 
     def definitions(self, column: exp.Column) -> list[exp.Expr]:

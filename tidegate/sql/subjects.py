@@ -23,6 +23,8 @@ from tidegate.sql.model import BoundQuery, Floor, Leaf, Role
 from tidegate.sql.nodes import aliased, column
 from tidegate.sql.scope import SUBJECT_COLUMN
 
+SUBJECTS_MAX = 64  # carried side by side; a chain of CTEs that each join the one before with itself doubles them
+
 
 @dataclass(frozen=True, slots=True)
 class Counted:
@@ -95,6 +97,10 @@ class _Carrier:
         found: list[_Subject] = []
         for source in sources(select):
             found.extend(self._source(source))
+            if len(found) > SUBJECTS_MAX:
+                raise error_for(
+                    Code.PLAN_TOO_LARGE, "the query joins too many instances of datasets shared as aggregates"
+                )
         return found
 
     def _source(self, source: exp.Expr) -> list[_Subject]:

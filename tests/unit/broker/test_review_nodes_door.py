@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,6 @@ from broker.attachments import (
     AgreementOrder,
     Attachment,
     Attachments,
-    FragmentOrder,
     PendingFragment,
 )
 from broker.listeners import NODES_PER_CALLER_MAX, NODES_SPARE_THREADS
@@ -85,7 +84,8 @@ def test_a_caller_who_never_reads_holds_a_thread_of_the_nodes_until_the_deadline
 def test_counts_that_no_entry_of_the_log_could_hold_end_the_part_by_name(field: str, count: int) -> None:
     _, pending = sent()
     pending.put(b"schema", wait=True)
-    pending.finish(replace(trailer(b"schema"), **{field: count}))
+    changes: dict[str, Any] = {field: count}
+    pending.finish(replace(trailer(b"schema"), **changes))
     with pytest.raises(TidegateError) as caught:
         read(pending)
     assert caught.value.code is Code.FETCH_INVALID_DATA and "health" in caught.value.message
@@ -167,8 +167,8 @@ def start(pending: PendingFragment) -> node_service_pb2.DeliverRequest:
 
 
 def broken_off() -> Iterator[node_service_pb2.DeliverRequest]:
+    yield node_service_pb2.DeliverRequest(message=b"c")
     raise ConnectionError("the node cancelled its call")
-    yield
 
 
 def unexpected() -> Iterator[node_service_pb2.DeliverRequest]:
@@ -186,10 +186,8 @@ def test_a_delivery_that_ends_in_any_way_does_not_keep_its_reader_waiting(
         yield from rest()
 
     context: Any = None
-    try:
+    with suppress(ConnectionError, TidegateError):
         servicer.Deliver(messages(), context)
-    except (ConnectionError, TidegateError):
-        pass
     with pytest.raises(TidegateError) as caught:
         read(pending, deadline_s=5.0)
     assert caught.value.code is Code.FETCH_NODE_FAILED and "health" in caught.value.message
@@ -206,8 +204,8 @@ def test_a_node_that_is_revoked_while_its_reader_is_slow_frees_its_thread() -> N
     context: Any = None
     delivering = threading.Thread(target=servicer.Deliver, args=(messages(), context), daemon=True)
     delivering.start()
-    while len(pending._items) < QUEUE_CHUNKS_MAX:
-        pass
+    with pending._changed:
+        assert pending._changed.wait_for(lambda: len(pending._items) >= QUEUE_CHUNKS_MAX, 10)
     for hook in door.hooks:
         hook()
     delivering.join(5)
@@ -225,12 +223,3 @@ def test_a_node_describes_only_what_its_member_owns_also_when_asked_again() -> N
     said = node_service_pb2.Description(dataset_json=[described("health"), described("police")])
     servicer._hear(node_service_pb2.AttachUp(description=said), home)
     assert [str(item.name) for item in home.described] == ["health.d"]
-
-
-def test_fragment_orders_of_one_id_do_not_meet() -> None:
-    """Why a request id is used once, also one that the broker made: names of fragments are made from it."""
-    home = attachment()
-    first = home.send(order(), FragmentReport("f0", "health", "node1"), CLOCK)
-    again: FragmentOrder = first.order
-    home.send(again, FragmentReport("f0", "health", "node1"), CLOCK)
-    assert home.pending(again.id) is not first

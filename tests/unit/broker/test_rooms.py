@@ -151,7 +151,7 @@ def test_the_environment_wins() -> None:
         "TIDEGATE_BROKER_POLICY_OPA_URL": "http://127.0.0.1:8181",
         "TIDEGATE_BROKER_LIMITS_JOIN_WORKERS": "5",
         "TIDEGATE_BROKER_LOG_LEVEL": "debug",
-        "HOME": "/root",
+        "HOME": "/x",
     }
     config = parse_config(GOOD, Path("/x"), environment)
     assert (config.listen.callers, config.policy.opa_url) == ("127.0.0.1:1", "http://127.0.0.1:8181")

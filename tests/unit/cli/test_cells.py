@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tidegate.cli.cells import csv_field, json_text, plain, shown, unique, words
@@ -47,6 +47,7 @@ def test_controls_are_shown_as_pictures() -> None:
     assert plain("a\nb\x1b[2J") == "a␊b␛[2J"
 
 
+@settings(deadline=None)
 @given(st.text())
 def test_plain_of_anything_prints(text: str) -> None:
     made = plain(text)
@@ -95,6 +96,7 @@ scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 values = st.recursive(scalars, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner), max_leaves=10)
 
 
+@settings(deadline=None)
 @given(values)
 def test_json_says_what_pythons_own_says_and_a_terminal_prints_it(value: Any) -> None:
     text = json_text(value)

@@ -51,7 +51,7 @@ def test_the_verbs_are_those_that_are_documented() -> None:
         "access", "audit", "context", "dataset", "doctor", "init", "join", "member", "node", "purposes", "query", "receipt",
         "renew", "search", "up", "whoami",
     }  # fmt: skip
-    assert len(LEAVES) >= 33
+    assert len(LEAVES) >= 31
 
 
 @pytest.mark.parametrize(("path", "command"), ALL, ids=lambda item: " ".join(item) if isinstance(item, tuple) else "")
@@ -63,9 +63,8 @@ def test_help_teaches(path: tuple[str, ...], command: Any) -> None:
     assert re.match(r"[A-Z].{14,}", help_text), f"help of {path} says too little"
     for parameter in command.params:
         if not hasattr(command, "commands") and parameter.name != "help":
-            text = getattr(parameter, "help", None)
-            assert text, f"{' '.join(path)}: {parameter.name} has no help"
-            assert text[0].isupper() or text.split()[0].split("=")[0].isidentifier() or text[0] in "`d"
+            text = getattr(parameter, "help", None) or ""
+            assert len(text) >= 8, f"{' '.join(path)}: {parameter.name} has no help"
 
 
 def test_root_help_tells_the_exit_codes_and_where_to_start() -> None:
@@ -88,8 +87,8 @@ NEED_AN_EXCHANGE = [
     ["dataset", "register"], ["dataset", "withdraw", "a.b", "-y"], ["purposes", "list"], ["purposes", "add", "a.b"],
     ["member", "list"], ["member", "add", "m"], ["member", "revoke", "m", "-y"], ["member", "role", "x"],
     ["access", "list"], ["access", "grant", "a.b", "c", "-p", "p"], ["access", "revoke", "x", "--reason", "y"],
-    ["audit", "search"], ["audit", "verify"], ["audit", "prove", "1", "x"], ["audit", "export", "x"], ["receipt", "verify", "x"],
-    ["context", "use", "x"], ["context", "purpose", "x"],
+    ["audit", "search"], ["audit", "verify"], ["audit", "prove", "1", "x"], ["audit", "export", "x"],
+    ["receipt", "verify", "x"], ["context", "use", "x"], ["context", "purpose", "x"],
 ]  # fmt: skip
 
 

@@ -39,27 +39,27 @@ TABLE = pa.table(
 )
 
 
-class Binary(io.TextIOWrapper):
-    """A stdout whose bytes can be read back."""
+class Stdout:
+    """What was written to stdout, as bytes, all of it so far."""
 
-    def __init__(self) -> None:
-        super().__init__(io.BytesIO(), encoding="utf-8", write_through=True)
+    def __init__(self, capture: pytest.CaptureFixture[bytes]) -> None:
+        self._capture = capture
+        self._data = b""
+        self.said = b""
 
     def data(self) -> bytes:
-        self.flush()
-        buffer = self.buffer
-        assert isinstance(buffer, io.BytesIO)
-        return buffer.getvalue()
+        captured = self._capture.readouterr()
+        self._data += captured.out
+        self.said += captured.err
+        return self._data
 
 
 @pytest.fixture
-def stdout(monkeypatch: pytest.MonkeyPatch) -> Binary:
-    made = Binary()
-    monkeypatch.setattr(sys, "stdout", made)
-    return made
+def stdout(capfdbinary: pytest.CaptureFixture[bytes]) -> Stdout:
+    return Stdout(capfdbinary)
 
 
-def test_json_keeps_numbers_decimals_and_dates(stdout: Binary) -> None:
+def test_json_keeps_numbers_decimals_and_dates(stdout: Stdout) -> None:
     out.arrow(TABLE, Format.JSON)
     rows = json.loads(stdout.data(), parse_float=Decimal)
     assert [row["n"] for row in rows] == [1, None, 3]
@@ -74,7 +74,7 @@ def test_json_keeps_numbers_decimals_and_dates(stdout: Binary) -> None:
     assert stdout.data().decode().replace("\n", "").isprintable()
 
 
-def test_json_of_no_rows_and_of_two_columns_of_one_name(stdout: Binary) -> None:
+def test_json_of_no_rows_and_of_two_columns_of_one_name(stdout: Stdout) -> None:
     out.arrow(TABLE.slice(0, 0), Format.JSON)
     assert json.loads(stdout.data()) == []
     twice = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
@@ -82,7 +82,7 @@ def test_json_of_no_rows_and_of_two_columns_of_one_name(stdout: Binary) -> None:
     assert json.loads(stdout.data().split(b"\n", 1)[1]) == [{"a": 1, "a_2": 2}]
 
 
-def test_csv_is_exact_in_a_pipe_and_tells_null_from_empty(stdout: Binary) -> None:
+def test_csv_is_exact_in_a_pipe_and_tells_null_from_empty(stdout: Stdout) -> None:
     out.arrow(TABLE, Format.CSV)
     text = stdout.data().decode()
     rows = list(csv.reader(io.StringIO(text)))
@@ -93,17 +93,17 @@ def test_csv_is_exact_in_a_pipe_and_tells_null_from_empty(stdout: Binary) -> Non
     assert text.splitlines()[2] == ",,,2013-01-01 05:00:00+00:00,,,,"
 
 
-def test_arrow_and_parquet_keep_every_type(stdout: Binary) -> None:
+def test_arrow_and_parquet_keep_every_type(stdout: Stdout) -> None:
     out.arrow(TABLE, Format.ARROW)
     assert pa.ipc.open_stream(stdout.data()).read_all().equals(TABLE)
 
 
-def test_parquet(stdout: Binary) -> None:
+def test_parquet(stdout: Stdout) -> None:
     out.arrow(TABLE, Format.PARQUET)
     assert pq.read_table(io.BytesIO(stdout.data())).equals(TABLE)
 
 
-def test_a_table_shows_every_value_and_no_control(stdout: Binary) -> None:
+def test_a_table_shows_every_value_and_no_control(stdout: Stdout) -> None:
     out.arrow(TABLE, Format.TABLE)
     text = stdout.data().decode()
     assert "[red]:smile:" in text  # neither markup nor emoji codes of a stranger mean anything
@@ -111,23 +111,24 @@ def test_a_table_shows_every_value_and_no_control(stdout: Binary) -> None:
     assert text.replace("\n", "").isprintable()
 
 
-def test_a_long_table_is_cut_and_says_so(stdout: Binary, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_long_table_is_cut_and_says_so(stdout: Stdout) -> None:
     out.arrow(pa.table({"n": list(range(250)), "t": ["y" * 1000] * 250}), Format.TABLE)
     text = stdout.data().decode()
     assert "\u2026" in text
     assert text.count("y" * 20) < 2500
-    assert "100 of 250 rows shown" in capsys.readouterr().err
+    assert b"100 of 250 rows shown" in stdout.said
 
 
-def test_records_in_every_format(stdout: Binary) -> None:
+def test_records_in_every_format(stdout: Stdout) -> None:
     rows: list[dict[str, Any]] = [{"name": "a", "roles": ["x", "y"], "more": {"k": 1}}, {"name": None, "roles": []}]
     out.records(rows, ("name", "roles"), Format.CSV)
-    assert stdout.data() == b'name,roles\na,"x, y"\n,\n'
+    as_csv = stdout.data()
+    assert as_csv == b'name,roles\na,"x, y"\n,\n'
     out.records(rows, ("name", "roles"), Format.JSON)
-    assert json.loads(stdout.data().split(b",\n", 1)[1].split(b"\n", 1)[1]) == rows
+    assert json.loads(stdout.data().removeprefix(as_csv)) == rows
 
 
-def test_records_as_arrow_when_there_are_none(stdout: Binary) -> None:
+def test_records_as_arrow_when_there_are_none(stdout: Stdout) -> None:
     out.records([], ("a", "b"), Format.ARROW)
     assert pa.ipc.open_stream(stdout.data()).read_all().schema == pa.schema([("a", pa.string()), ("b", pa.string())])
 
@@ -175,16 +176,20 @@ def test_a_file_that_cannot_be_written_and_an_interrupt(tmp_path: Path, capsys: 
 SHOW = """
 import sys
 import pyarrow as pa
+import typer
 from tidegate.cli import output as out
 from tidegate.cli.output import Format, err, failing, shows_progress
-with failing():
-    if sys.argv[1] == "progress":
-        print(shows_progress(err()))
-    elif sys.argv[1] == "say":
-        out.say(chr(27) + "[2J said")
-        out.report(out.error_for(out.Code.BUSY))
-    else:
-        out.arrow(pa.table({"t": [chr(27) + "[2J" + chr(0x9b)], "n": [1]}), Format(sys.argv[1]))
+try:
+    with failing():
+        if sys.argv[1] == "progress":
+            print(shows_progress(err()))
+        elif sys.argv[1] == "say":
+            out.say(chr(27) + "[2J said")
+            out.report(out.error_for(out.Code.BUSY))
+        else:
+            out.arrow(pa.table({"t": [chr(27) + "[2J" + chr(0x9b)], "n": [1]}), Format(sys.argv[1]))
+except typer.Exit as ended:
+    sys.exit(ended.exit_code)
 """
 
 

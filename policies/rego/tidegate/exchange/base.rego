@@ -83,8 +83,12 @@ matches(a, r) if {
 
 basis_fits(a) if a.legal_basis == input.request.legal_basis
 
-# A purpose that needs no legal basis is covered by whatever the agreement rests on.
-basis_fits(_) if input.request.legal_basis == ""
+# A purpose that needs no legal basis is covered by whatever the agreement rests on. Only where the bundle's own vocabulary
+# says that it needs none: in a registry every purpose has one, and a node cannot know whether its broker left it out.
+basis_fits(_) if {
+	input.request.legal_basis == ""
+	input.registered == null
+}
 
 covered(r, named, agreements) := by_agreement(r, named, agreements[0]) if count(agreements) == 1
 
