@@ -251,7 +251,7 @@ class LightNode:
         self.cancelled: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.ended: queue.SimpleQueue[Seen | None] = queue.SimpleQueue()
         self.attached = threading.Event()
-        self._on_fragment = on_fragment
+        self.on_fragment = on_fragment
         self._up: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self.channel = open_channel(identity.exchange.nodes, identity)
         hello = node_service_pb2.Hello(
@@ -272,8 +272,8 @@ class LightNode:
                     case "welcome":
                         self.attached.set()
                     case "fragment":
-                        if self._on_fragment is not None:
-                            self._on_fragment(self, message.fragment)
+                        if self.on_fragment is not None:
+                            self.on_fragment(self, message.fragment)
                         self.fragments.put(message.fragment)
                     case "cancel":
                         self.cancelled.put(message.cancel.fragment_id)

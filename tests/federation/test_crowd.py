@@ -15,11 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow as pa
 import pytest
 
 from broker.authority import Authority
 from broker.config import load_config
-from broker.listeners import ENROLMENT_THREADS
+from broker.listeners import ENROLMENT_THREADS, NODES_PER_CALLER_MAX
+from broker.wire.doorstep import SILENT_MAX
 from catalogue.database import open_database
 from catalogue.members import MemberDirectory
 from examples.local import LocalExchange
@@ -40,6 +42,7 @@ pytestmark = pytest.mark.xdist_group("federation-crowd")
 NODES = 85
 ASKING = ("health", "police", "treasury")
 ANSWER_S_MAX = 5.0
+CALLERS_KEPT = 32  # calls of one identity (broker.app)
 HEALTH = "/grpc.health.v1.Health/Check"
 WHO = "/tidegate.v1.MemberService/WhoAmI"
 LIST = "/tidegate.v1.CatalogueService/List"
@@ -203,21 +206,20 @@ def test_with_every_place_for_queries_taken_all_short_calls_answer(crowd: Crowd,
 
 def answer_from(node: LightNode, session: Session) -> None:
     """Afterwards the department is asked and answers as if nothing had been."""
-    import pyarrow as pa
-
-    while not node.fragments.empty():
-        node.fragments.get()
-    seen: list[Seen] = []
-    asked = threading.Thread(target=lambda: seen.append(ask(session, SQL)))
-    asked.start()
-    node.answer(node.fragments.get(timeout=CALL_S_MAX), pa.table({"c0": [1], "c1": ["a"]}))
-    asked.join(CALL_S_MAX)
-    assert [item.status for item in seen] == [grpc.StatusCode.OK], seen
+    table = pa.table({"c0": [1], "c1": ["a"]})
+    node.on_fragment = lambda own, fragment: own.answer(fragment, table)
+    try:
+        seen = ask(session, SQL)
+        while seen.code is Code.BUSY:  # until the broker has noticed that the others went away
+            seen = ask(session, SQL)
+    finally:
+        node.on_fragment = None
+    assert seen.status is grpc.StatusCode.OK, seen
 
 
 @contextmanager
-def silent_calls(channel: Callable[[], grpc.Channel], paths: list[str], count: int) -> Iterator[None]:
-    """Open calls, and say nothing on them."""
+def silent_calls(channel: Callable[[], grpc.Channel], paths: list[str], count: int, kept: int) -> Iterator[None]:
+    """Open calls, and say nothing on them; goes on once the broker has ended all but those that it keeps."""
     hold: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     channels = [channel() for _ in range(1 + count // 100)]
     calls: list[Any] = [
@@ -225,6 +227,8 @@ def silent_calls(channel: Callable[[], grpc.Channel], paths: list[str], count: i
         for number in range(count)
     ]
     try:
+        while sum(call.is_active() for call in calls) > kept:
+            threading.Event().wait(0.02)
         yield
     finally:
         for call in calls:
@@ -243,14 +247,14 @@ def opened(identity: LocalIdentity) -> Callable[[], grpc.Channel]:
 def test_a_caller_who_opens_calls_and_says_nothing_keeps_nobody_out(crowd: Crowd) -> None:
     mute = crowd.people["mute"]
     paths = ["/tidegate.v1.QueryService/Execute", WHO, LIST, HEALTH]
-    with silent_calls(opened(mute), paths, 300):
+    with silent_calls(opened(mute), paths, 300, kept=CALLERS_KEPT):
         short_calls_answer(crowd)
 
 
 def test_a_node_that_opens_calls_and_says_nothing_keeps_nobody_out(crowd: Crowd) -> None:
     mute = crowd.people["mute node"]
     paths = [f"/tidegate.v1.NodeService/{name}" for name in ("Attach", "Deliver", "RenewLink")]
-    with silent_calls(opened(mute), [*paths, HEALTH], 600):
+    with silent_calls(opened(mute), [*paths, HEALTH], 600, kept=NODES_PER_CALLER_MAX):
         short_calls_answer(crowd)
 
 
@@ -268,5 +272,6 @@ def test_strangers_at_enrolment_who_say_nothing_keep_nobody_from_joining(crowd: 
     }
     token, _, _ = crowd.local.operator().transport.add_member(fields, SystemIds().request_id())
     root = crowd.people["library"].root_pem
-    with silent_calls(lambda: open_enrolment_channel(info.enrolment, root), [*paths, HEALTH], 3 * ENROLMENT_THREADS):
+    count = 3 * ENROLMENT_THREADS
+    with silent_calls(lambda: open_enrolment_channel(info.enrolment, root), [*paths, HEALTH], count, kept=SILENT_MAX):
         join(token, IdentityFolder(tmp_path / "archive"))

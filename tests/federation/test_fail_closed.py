@@ -249,11 +249,11 @@ def test_an_answer_whose_end_cannot_be_recorded_is_no_answer(coast: Coast) -> No
         coast.clock.back = timedelta(seconds=60)
         look(node, fragment)
 
-    coast.nodes["north"]._on_fragment = answer_and_break_the_log
+    coast.nodes["north"].on_fragment = answer_and_break_the_log
     try:
         seen = ask(session, NORTH)
     finally:
-        coast.nodes["north"]._on_fragment = look
+        coast.nodes["north"].on_fragment = look
         coast.clock.back = timedelta()
     assert seen.code is Code.AUDIT_UNAVAILABLE
 

@@ -79,6 +79,7 @@ class _Check:
     # By query, once each: CTEs that each mention the one before twice are 2^n paths to walk.
     _held: dict[int, set[str]] = field(default_factory=dict)
     _handed: dict[int, set[str]] = field(default_factory=dict)
+    _equalities: list[exp.EQ] = field(default_factory=list)
 
     def run(self) -> None:
         tree = unwrap(self.bound.tree)
@@ -136,7 +137,17 @@ class _Check:
         held = self._refs(query) if query is not None else set()
         if query is None or not held:
             raise self._refuse("inline_data", "data of the query's own")
-        return self._rows(query) if held & {leaf.ref for leaf in self.leaves} else set()
+        ours = {leaf.ref for leaf in self.leaves}
+        if held & ours:
+            return self._rows(query)
+        if any(self._behind(column.table) & ours for column in query.find_all(exp.Column)):
+            raise self._refuse("subquery", "a sub-query that looks at single rows beside it")
+        return set()
+
+    def _behind(self, alias: str) -> set[str]:
+        """Give the refs that an alias stands for."""
+        query = self.lineage.derived.get(alias)
+        return self._refs(query) if query is not None else {alias}
 
     def _refs(self, query: exp.Expr) -> set[str]:
         """Give all refs below a query, through CTEs."""
@@ -187,12 +198,12 @@ class _Check:
             if not self.leakproof.predicate(item):
                 raise self._refuse("condition", "a condition that can fail on a single row, or a sub-query")
             # ``a.person = 3 OR a.k = b.k`` gives one person's row as many copies as b has rows, and with them any weight.
-            across = len({column.table for column in item.find_all(exp.Column)}) > 1
-            plain = isinstance(item, exp.EQ) and all(
-                isinstance(side.unnest(), exp.Column) for side in (item.left, item.right)
-            )
-            if across and not plain:
-                raise self._refuse("join", "a join on something other than equal columns")
+            if len({column.table for column in item.find_all(exp.Column)}) > 1:
+                if not isinstance(item, exp.EQ) or not all(
+                    isinstance(side.unnest(), exp.Column) for side in (item.left, item.right)
+                ):
+                    raise self._refuse("join", "a join on something other than equal columns")
+                self._equalities.append(item)
 
     def _top(self, select: exp.Select) -> None:
         self._modifiers(select)
@@ -208,6 +219,23 @@ class _Check:
         for item in items:
             if item not in keys and not self._constant(item):
                 self._aggregate(item)
+        self._weights(keys)
+
+    def _weights(self, keys: list[exp.Expr]) -> None:
+        """Hold joins with other data to columns that the groups are made of.
+
+        Other data may be the caller's own: twenty thousand rows for one key and one for each other make an average
+        one person's value. Where the join's column is a group key, all rows of a group meet equally many.
+        """
+        ours = {leaf.ref for leaf in self.leaves}
+        grouped = {base for key in keys for base in self.lineage.plain(key.unnest()) or ()}
+        for item in self._equalities:
+            sides = [self.lineage.plain(side.unnest()) for side in (item.left, item.right)]
+            reached = [bool({ref for ref, _ in self.lineage.reads(side)} & ours) for side in (item.left, item.right)]
+            if all(reached) or not any(reached):
+                continue
+            if not any(bases and set(bases) <= grouped for bases in sides):
+                raise self._refuse("join_key", "a join with other data on a column that is not a group key")
 
     def _key(self, key: exp.Expr) -> None:
         if self.leakproof.value(key) is None and not self._constant(key):

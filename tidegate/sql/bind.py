@@ -22,7 +22,6 @@ from tidegate.sql.nodes import table_alias
 from tidegate.sql.queries import bind_query
 from tidegate.sql.scope import Context, Env, From
 
-
 NOTHING: Mapping[DatasetName, frozenset[str]] = frozen({})
 
 

@@ -259,8 +259,9 @@ def test_binary_data_is_not_written_to_a_terminal(form: str) -> None:
 def test_a_reader_that_goes_away_is_no_traceback() -> None:
     reader, writer = os.pipe()
     os.close(reader)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     done = subprocess.run(
-        [sys.executable, "-c", SHOW, "csv"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False
+        [sys.executable, "-c", SHOW, "csv"], cwd=ROOT, stdout=writer, stderr=subprocess.PIPE, check=False, env=buffered
     )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")

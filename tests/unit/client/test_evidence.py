@@ -119,13 +119,19 @@ def swap(copy: Path, other: Path) -> None:
     (copy / "x").rename(copy / "outcome")
 
 
+def twice(copy: Path, other: Path) -> None:
+    del other
+    shutil.rmtree(copy / "decision")
+    shutil.copytree(copy / "outcome", copy / "decision")
+
+
 def other_answer(copy: Path, other: Path) -> None:
     for name in ("answer.arrow", "answer.json"):
         shutil.copy(other / name, copy / name)
 
 
-@pytest.mark.parametrize("forge", [mix("decision"), mix("outcome"), swap, other_answer])
-def test_genuine_parts_of_different_requests(
+@pytest.mark.parametrize("forge", [mix("decision"), mix("outcome"), swap, twice, other_answer])
+def test_genuine_parts_in_the_wrong_place(
     exchange: ScriptedExchange, copy: Path, tmp_path: Path, forge: Callable[[Path, Path], None]
 ) -> None:
     messages = exchange.honest(tables(51), request_id="ee" * 16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from tests.fakes.sql_world import World, table
 from tests.unit.sql.test_structure import COUNTED, PEOPLE, PROTECTED, reason
 from tidegate.core.errors import Code, Refused
 
@@ -33,7 +34,37 @@ def test_what_a_disjunction_over_a_join_told_before() -> None:
 
 def test_equal_columns_and_conditions_on_one_side_still_join() -> None:
     sql = (
-        "SELECT r.name, count(*) FROM home.patients t JOIN land.regions r ON t.region = r.region AND r.name LIKE 'name%' "
-        "WHERE t.cost >= 0 AND (t.cost > 1 OR t.region = 'r1') GROUP BY r.name"
+        "SELECT r.region, count(*) FROM home.patients t JOIN land.regions r ON t.region = r.region AND r.name LIKE 'name%' "
+        "WHERE t.cost >= 0 AND (t.cost > 1 OR t.region = 'r1') GROUP BY r.region"
     )
-    assert len(PEOPLE.run(sql, policy=PROTECTED).rows) == 2
+    assert len(PEOPLE.run(sql, policy=PROTECTED).rows) == 3  # of r0 one person's cost is 0
+    crossed = "SELECT t.region, avg(t.cost) FROM home.patients t, (SELECT name FROM land.regions) r GROUP BY t.region"
+    assert len(PEOPLE.run(crossed, policy=PROTECTED).rows) == 4
+
+
+WEIGHTS = World(
+    {**PEOPLE.tables, "spy.weights": table("spy.weights", {"p": "BIGINT", "g": "VARCHAR"}, [(5, "r1")] * 20_000)}
+)
+WEIGHTED = {
+    "SELECT avg(t.cost) FROM home.patients t JOIN spy.weights w ON t.p = w.p": "aggregate_join_key",
+    "SELECT avg(t.cost) FROM home.patients t, spy.weights w WHERE w.p = t.p": "aggregate_join_key",
+    "SELECT w.g, sum(t.cost) FROM home.patients t JOIN spy.weights w ON t.p = w.p GROUP BY w.g": "aggregate_join_key",
+    "SELECT t.region, sum(t.cost) FROM home.patients t JOIN spy.weights w ON t.region = w.g AND t.p = w.p GROUP BY 1": (
+        "aggregate_join_key"
+    ),
+    "SELECT avg(x.cost) FROM (SELECT t.cost FROM home.patients t JOIN spy.weights w ON t.p = w.p) x": "aggregate_join_key",
+    "SELECT avg(x.cost) FROM (SELECT cost, p FROM home.patients) x JOIN (SELECT p FROM spy.weights) w ON x.p = w.p": (
+        "aggregate_join_key"
+    ),
+    "SELECT avg(t.cost) FROM home.patients t, LATERAL (SELECT w.g FROM spy.weights w WHERE w.p = t.p) x": (
+        "aggregate_subquery"
+    ),
+}
+
+
+@pytest.mark.parametrize("sql", WEIGHTED, ids=lambda item: item[:70])
+def test_the_callers_own_rows_give_nobody_a_weight(sql: str) -> None:
+    """With 20,000 rows for person 5 and one for each of 19 others the average was 50.04, and their cost is 50."""
+    with pytest.raises(Refused) as caught:
+        WEIGHTS.plan(sql, policy=PROTECTED)
+    assert caught.value.reasons[-1].code == WEIGHTED[sql]
