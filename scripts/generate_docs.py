@@ -89,7 +89,7 @@ def errors() -> str:
         "",
         *_table(("exit code", "name", "meaning"), [(str(int(exit_)), exit_.name, EXITS[exit_]) for exit_ in Exit]),
         "",
-        "130 is an interruption by Ctrl-C.",
+        "130 is an interruption by Ctrl-C, 141 a pipe that its reader closed.",
         "",
         "## Codes",
     ]

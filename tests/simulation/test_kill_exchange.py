@@ -6,10 +6,12 @@ by themselves; nobody repairs anything.
 
 from __future__ import annotations
 
+import queue
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +19,9 @@ import pytest
 
 from tests.simulation.mortal import (
     CLOSING,
+    LARGE_ROWS,
     MEMBERS,
+    PURPOSE,
     Held,
     Load,
     MortalExchange,
@@ -27,6 +31,8 @@ from tests.simulation.mortal import (
     node_log,
     read_log,
 )
+from tidegate.client.session import Session, open_session
+from tidegate.core.errors import Code, TidegateError
 
 pytestmark = pytest.mark.xdist_group("simulation-kill")
 
@@ -41,6 +47,80 @@ NODES = tuple(f"{member}-node1" for member in MEMBERS)
 def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalExchange]:
     with mortal_exchange(tmp_path_factory.mktemp("kill")) as found:
         yield found
+
+
+# --- one department, whose only worker is kept busy -------------------------------------------------------------------------
+
+COUNT = "SELECT count(*) AS n FROM aviation.flights"
+WIND = "SELECT max(wind) AS wind FROM weather.hours"
+ENDLESS = "SELECT count(*) AS n FROM aviation.flights a, aviation.flights b, aviation.flights c WHERE a.id + b.id < c.id"
+
+
+def desk(exchange: MortalExchange, number: int = 0) -> Session:
+    folder = exchange.identity(f"office{number}", "desk")
+    return open_session(None, identity=str(folder), purpose=PURPOSE)
+
+
+def refused(session: Session, sql: str, deadline_s: float = 60.0) -> TidegateError:
+    with pytest.raises(TidegateError) as caught:
+        session.query(sql, deadline_s=deadline_s).to_arrow()
+    return caught.value
+
+
+@contextmanager
+def endless_query(exchange: MortalExchange) -> Iterator[tuple[Session, queue.SimpleQueue[TidegateError]]]:
+    """Have the department work on a query without end; goes on once its log says that a worker has it."""
+    before = node_log(exchange, "aviation").types.get("node_execution", 0)
+    ended: queue.SimpleQueue[TidegateError] = queue.SimpleQueue()
+    session = desk(exchange)
+    asking = threading.Thread(target=lambda: ended.put(refused(session, ENDLESS)))
+    asking.start()
+    try:
+        eventually(
+            lambda: node_log(exchange, "aviation").types.get("node_execution", 0) > before, "the node was not asked"
+        )
+        yield session, ended
+    finally:
+        session.close()
+        asking.join()
+
+
+def answers_again(exchange: MortalExchange) -> None:
+    """The department has one worker: that it answers shows that the worker is free."""
+    with desk(exchange, 1) as session:
+        assert session.query(COUNT, deadline_s=30.0).to_arrow().to_pylist() == [{"n": LARGE_ROWS}]
+
+
+def test_a_deadline_reaches_the_departments_worker(exchange: MortalExchange) -> None:
+    with desk(exchange) as session:
+        assert refused(session, ENDLESS, deadline_s=2.0).code is Code.QUERY_DEADLINE
+    answers_again(exchange)
+
+
+def test_a_caller_who_leaves_sets_the_departments_worker_free(exchange: MortalExchange) -> None:
+    with endless_query(exchange) as (session, ended):
+        session.close()
+        assert ended.get(timeout=CLOSED_S_MAX).code in (Code.QUERY_CANCELLED, Code.CLIENT_UNREACHABLE)
+        answers_again(exchange)
+
+
+def test_a_department_that_goes_in_the_middle_is_named_and_comes_back(exchange: MortalExchange) -> None:
+    with endless_query(exchange) as (_, ended):
+        exchange.stop("aviation-node1", kill=True)
+        error = ended.get(timeout=CLOSED_S_MAX)
+        assert error.code is Code.FETCH_NODE_AWAY
+        assert error.message.startswith("aviation: ")
+    with desk(exchange) as session:
+        error = refused(session, COUNT)
+        assert error.code is Code.FETCH_NODE_AWAY
+        assert error.message.startswith("aviation: ")
+        assert session.query(WIND).to_arrow().to_pylist() == [{"wind": 16}], "the other department goes on"
+        exchange.run_node("aviation")
+        exchange.wait_attached(MEMBERS)
+        answers_again(exchange)
+
+
+# --- death ------------------------------------------------------------------------------------------------------------------
 
 
 def test_nothing_that_was_acknowledged_is_lost_by_any_death(exchange: MortalExchange) -> None:

@@ -173,7 +173,11 @@ class _Check:
         if isinstance(query, exp.Union) and not query.args.get("distinct"):
             if any(query.args.get(key) for key in ("limit", "offset", "order")):
                 raise self._refuse("limit", "LIMIT")
-            return self._rows(query.left) | self._rows(query.right)
+            left, right = self._rows(query.left), self._rows(query.right)
+            # A dataset beside itself under another condition: twenty such steps are a million copies of one person's row.
+            if {self.bound.leaf(ref).dataset for ref in left} & {self.bound.leaf(ref).dataset for ref in right}:
+                raise self._refuse("set_operation", "UNION ALL of a dataset with itself")
+            return left | right
         if not isinstance(query, exp.Select):
             raise self._refuse("set_operation", "UNION, INTERSECT or EXCEPT")
         if query.args.get("group") is not None or query.find(exp.AggFunc) is not None:
@@ -222,20 +226,19 @@ class _Check:
         self._weights(keys)
 
     def _weights(self, keys: list[exp.Expr]) -> None:
-        """Hold joins with other data to columns that the groups are made of.
+        """Hold joins to columns that the groups are made of.
 
         Other data may be the caller's own: twenty thousand rows for one key and one for each other make an average
-        one person's value. Where the join's column is a group key, all rows of a group meet equally many.
+        one person's value; and they may be shared as aggregates as well. Where the join's column is a group key, all
+        rows of a group meet equally many.
         """
         ours = {leaf.ref for leaf in self.leaves}
         grouped = {base for key in keys for base in self.lineage.plain(key.unnest()) or ()}
         for item in self._equalities:
             sides = [self.lineage.plain(side.unnest()) for side in (item.left, item.right)]
             reached = [bool({ref for ref, _ in self.lineage.reads(side)} & ours) for side in (item.left, item.right)]
-            if all(reached) or not any(reached):
-                continue
-            if not any(bases and set(bases) <= grouped for bases in sides):
-                raise self._refuse("join_key", "a join with other data on a column that is not a group key")
+            if any(reached) and not any(bases and set(bases) <= grouped for bases in sides):
+                raise self._refuse("join_key", "a join on a column that is not a group key")
 
     def _key(self, key: exp.Expr) -> None:
         if self.leakproof.value(key) is None and not self._constant(key):

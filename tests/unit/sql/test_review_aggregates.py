@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from tests.fakes.sql_world import World, table
-from tests.unit.sql.test_structure import COUNTED, PEOPLE, PROTECTED, reason
+from tests.fakes.sql_world import World, decide, table
+from tests.unit.sql.test_structure import COUNTED, NINE, PEOPLE, PROTECTED, reason
+from tidegate.core.decision import ColumnRule, ResourceDecision
 from tidegate.core.errors import Code, Refused
 
 FAN_OUT = {
@@ -25,6 +28,27 @@ def test_one_person_can_be_given_no_weight_and_no_name(sql: str) -> None:
     assert reason(sql, COUNTED) == (Code.POLICY_STRUCTURE, FAN_OUT[sql])
 
 
+DOUBLED = ", ".join(f"t{n} AS (SELECT * FROM t{n - 1} UNION ALL SELECT * FROM t{n - 1})" for n in range(1, 15))
+COPIES = {
+    "sub-select": "SELECT avg(cost) FROM (SELECT cost FROM home.patients UNION ALL SELECT cost FROM home.patients WHERE p = 5)",
+    "doubled": (
+        f"WITH t0 AS (SELECT cost FROM home.patients WHERE p = 5), {DOUBLED}, "
+        "x AS (SELECT cost FROM home.patients UNION ALL SELECT * FROM t14) SELECT avg(cost) FROM x"
+    ),
+    "parts": (
+        "SELECT avg(cost) FROM (SELECT cost FROM city.patients UNION ALL SELECT cost FROM west.patients WHERE p = 5)"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_of_one_persons_rows_give_no_weight(name: str) -> None:
+    """The doubled form gave 50.16 in one query: 2^14 copies of a cost of 50 among those of 37 persons."""
+    with pytest.raises(Refused) as caught:
+        PEOPLE.run(COPIES[name], policy=PROTECTED)
+    assert caught.value.reasons[-1].code == "aggregate_set_operation"
+
+
 def test_what_a_disjunction_over_a_join_told_before() -> None:
     """The cost of person 5 is 50; with 70 rows on the other side its copies outweigh all others."""
     sql = "SELECT avg(t.cost), count(*) FROM home.patients t JOIN land.regions r ON t.p = 5 OR r.name = 'no such'"
@@ -42,8 +66,14 @@ def test_equal_columns_and_conditions_on_one_side_still_join() -> None:
     assert len(PEOPLE.run(crossed, policy=PROTECTED).rows) == 4
 
 
+RULES = {name: ColumnRule("plain") for name in ("p", "g", "s", "region", "cost", "d")}
 WEIGHTS = World(
-    {**PEOPLE.tables, "spy.weights": table("spy.weights", {"p": "BIGINT", "g": "VARCHAR"}, [(5, "r1")] * 20_000)}
+    {
+        **PEOPLE.tables,
+        "spy.weights": table(
+            "spy.weights", {"p": "BIGINT", "g": "VARCHAR", "s": "BIGINT"}, [(5, "r1", i) for i in range(100)]
+        ),
+    }
 )
 WEIGHTED = {
     "SELECT avg(t.cost) FROM home.patients t JOIN spy.weights w ON t.p = w.p": "aggregate_join_key",
@@ -62,9 +92,22 @@ WEIGHTED = {
 }
 
 
+def test_the_callers_own_rows_give_no_weight_when_they_are_shared_as_aggregates_too() -> None:
+    """A department may grant itself an agreement in mode aggregate on rows that it made up."""
+    both = decide(
+        {
+            "home.patients": ResourceDecision(True, {}, RULES, NINE),
+            "spy.weights": ResourceDecision(True, {}, RULES, replace(NINE, count_entity="s")),
+        }
+    )
+    with pytest.raises(Refused) as caught:
+        WEIGHTS.plan("SELECT avg(t.cost) FROM home.patients t JOIN spy.weights w ON t.p = w.p", policy=both)
+    assert caught.value.reasons[-1].code == "aggregate_join_key"
+
+
 @pytest.mark.parametrize("sql", WEIGHTED, ids=lambda item: item[:70])
 def test_the_callers_own_rows_give_nobody_a_weight(sql: str) -> None:
-    """With 20,000 rows for person 5 and one for each of 19 others the average was 50.04, and their cost is 50."""
+    """With 20,000 rows for person 5 and one for each of 19 others the average was 50.04; the cost of person 5 is 50."""
     with pytest.raises(Refused) as caught:
         WEIGHTS.plan(sql, policy=PROTECTED)
     assert caught.value.reasons[-1].code == WEIGHTED[sql]

@@ -21,7 +21,7 @@ purpose_refusals := [] if purpose_known
 purpose_refusals := [{
 	"code": "purpose_unknown",
 	"text": "the purpose is not in the exchange's registry",
-	"ask_for": "a registered purpose; list them with `tidegate purposes`",
+	"ask_for": "a registered purpose; list them with `tidegate purposes list`",
 	"decided_by": "the operator of the exchange",
 }] if {
 	not purpose_known
@@ -44,7 +44,7 @@ legal_basis_refusals := [] if legal_basis_known
 legal_basis_refusals := [{
 	"code": "legal_basis_unknown",
 	"text": "the legal basis is not one that is registered for this purpose",
-	"ask_for": "a legal basis of the purpose; list them with `tidegate purposes`",
+	"ask_for": "a legal basis of the purpose; list them with `tidegate purposes list`",
 	"decided_by": "the operator of the exchange",
 }] if {
 	not legal_basis_known
