@@ -125,6 +125,9 @@ class Link:
             return session.run(), None
         except TidegateError as error:
             return 0.0, None if self._stopping.is_set() else error
+        except Exception as error:  # noqa: BLE001 - whatever a broker provoked, the node attaches again
+            self._log.exception("the link failed")
+            return 0.0, error_for(Code.INTERNAL, detail=repr(error))
         finally:
             with self._lock:
                 self._session = None
@@ -143,6 +146,11 @@ def backoff_s(attempt: int) -> float:
     state = tenacity.RetryCallState(tenacity.Retrying(), None, (), {})
     state.attempt_number = attempt + 1
     return max(BACKOFF_S_MIN, wait(state))
+
+
+def _seconds(said: float, low: float, high: float) -> float:
+    """Hold a broker's time to bounds; what is not a number counts as the lowest, since ``min`` and ``max`` let it pass."""
+    return min(said, high) if said >= low else low
 
 
 class _Session:
@@ -189,7 +197,7 @@ class _Session:
         if isinstance(heard, Welcomed):
             if session is not None:
                 raise error_for(Code.WIRE_INVALID, "attach: a second welcome")
-            self._heartbeat_s = min(max(heard.heartbeat_s, HEARTBEAT_S_MIN), HEARTBEAT_S_MAX)
+            self._heartbeat_s = _seconds(heard.heartbeat_s, HEARTBEAT_S_MIN, HEARTBEAT_S_MAX)
             self._welcomed.set()
             link = self._link
             link._note(attached=True, broker=heard.broker, since=link._clock.now().isoformat(timespec="seconds"))
@@ -207,7 +215,7 @@ class _Session:
             case AgreementPushed():
                 self._submit(lambda: self._agreement(heard))
             case Drained(reconnect_after_s):
-                self._again_after_s = min(max(reconnect_after_s, 0.0), BACKOFF_S_MAX)
+                self._again_after_s = _seconds(reconnect_after_s, 0.0, BACKOFF_S_MAX)
                 self._submit(lambda: self.end_gracefully(self._link._drain_s))
             case Beat():
                 pass
@@ -278,7 +286,7 @@ class _Session:
                 return
             count += 1
             self._line.say_beat(count)
-            with suppress(TidegateError):
+            with suppress(TidegateError, OSError):  # a full disk must not silence the beat
                 if not self._draining and self._line.renew():
                     # The stream lives no longer than the certificate that opened it: attach again with the new one.
                     self._submit(lambda: self.end_gracefully(self._link._drain_s))

@@ -6,6 +6,7 @@ never escape: ``guarded`` turns them into an internal error with an id that the 
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn
 
 import grpc
@@ -24,6 +25,7 @@ _TEXT_BYTES_MAX = 1_000
 _WORD_BYTES_MAX = 300
 _RECEIPT_BYTES_MAX = 1_000  # ours has about 400; a peer's larger one is none
 
+_ADDRESS = re.compile(r"ipv[46]:(?:%5B)?([0-9A-Fa-f.:]+:\d{1,5})\b")  # as grpc writes a peer into its own texts
 _BY_VALUE = {code.value: code for code in Code}
 
 
@@ -125,4 +127,8 @@ def from_rpc_error(error: Any) -> TidegateError:
         grpc.StatusCode.UNIMPLEMENTED: Code.WIRE_VERSION,
         grpc.StatusCode.INVALID_ARGUMENT: Code.WIRE_INVALID,
     }.get(status, Code.INTERNAL)
-    return error_for(nearest, detail=f"gRPC status {status}")
+    message = ""
+    if nearest is Code.CLIENT_UNREACHABLE:
+        place = _ADDRESS.search(error.details() or "")
+        message = f"the exchange cannot be reached at {place.group(1)}" if place else ""
+    return error_for(nearest, message, detail=f"gRPC status {status}")

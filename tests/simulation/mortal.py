@@ -179,7 +179,7 @@ class Story:
     decisions: dict[str, int] = field(default_factory=dict)
     closings: dict[str, list[str]] = field(default_factory=dict)
     requests: dict[int, str] = field(default_factory=dict)
-    types: dict[str, int] = field(default_factory=dict)
+    types: dict[str, int] = field(default_factory=dict)  # how many of each; of an ``admin`` entry by its kind
 
     @property
     def open(self) -> set[str]:
@@ -194,7 +194,8 @@ def read_log(folder: Path, verifier_key: str) -> Story:
         story.leaves[index] = leaf_hash(entry)
         fields = json.loads(entry)
         kind, request_id = fields["type"], fields.get("request_id", "")
-        story.types[kind] = story.types.get(kind, 0) + 1
+        word = fields.get("kind", kind)
+        story.types[word] = story.types.get(word, 0) + 1
         story.requests[index] = request_id
         if kind == "decision":
             story.decisions[request_id] = index

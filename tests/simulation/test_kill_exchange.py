@@ -53,7 +53,9 @@ def exchange(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MortalExchang
 
 COUNT = "SELECT count(*) AS n FROM aviation.flights"
 WIND = "SELECT max(wind) AS wind FROM weather.hours"
-ENDLESS = "SELECT count(*) AS n FROM aviation.flights a, aviation.flights b, aviation.flights c WHERE a.id + b.id < c.id"
+ENDLESS = (
+    "SELECT count(*) AS n FROM aviation.flights a, aviation.flights b, aviation.flights c WHERE a.id + b.id < c.id"
+)
 
 
 def desk(exchange: MortalExchange, number: int = 0) -> Session:

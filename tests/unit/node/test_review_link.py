@@ -1,10 +1,12 @@
-"""Found in review: a broker that asks and asks could make a node start threads without bound."""
+"""Found in review: how a broker could make a node start threads without bound, or end its link for ever."""
 
 from __future__ import annotations
 
 import threading
 
-from node.conversation import DescribeAsked
+import pytest
+
+from node.conversation import Beat, DescribeAsked, Drained
 from node.link import SMALL_JOBS_MAX
 from tests.unit.node.test_link import WAIT_S, linked, welcome
 from tidegate.core.dataset import Dataset
@@ -25,3 +27,14 @@ def test_a_broker_that_asks_without_end_loses_its_link() -> None:
         assert line.hung_up.wait(WAIT_S)
         small = [thread for thread in threading.enumerate() if thread.name == "node-small-job"]
         assert len(small) <= SMALL_JOBS_MAX
+
+
+@pytest.mark.parametrize("again_after_s", [float("nan"), float("-inf"), -1.0])
+def test_times_that_are_no_numbers_do_not_end_the_link_for_ever(again_after_s: float) -> None:
+    with linked() as (_, dialler, _work, _):
+        for _round in range(2):
+            line = dialler.next_line()
+            line.down.put(welcome(heartbeat_s=float("nan")))
+            assert line.next_said("beat") == ("beat", 1)  # the beating thread lives as well
+            line.down.put(Beat())
+            line.down.put(Drained(again_after_s))
