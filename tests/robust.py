@@ -27,6 +27,7 @@ from grpc_health.v1 import health_pb2
 from grpc_status import rpc_status
 
 import tidegate.v1
+from audit.wal import read_segment
 from broker.app import Broker
 from broker.authority import Authority
 from broker.config import load_config, parse_config
@@ -329,6 +330,16 @@ def drained(items: queue.SimpleQueue[Any]) -> list[Any]:
     found = []
     while not items.empty():
         found.append(items.get())
+    return found
+
+
+def on_disk(log_folder: Path) -> dict[int, bytes]:
+    """Give the entries that a recovery would find in the write-ahead log now."""
+    found: dict[int, bytes] = {}
+    for segment in sorted((log_folder / "wal").iterdir()):
+        first = int(segment.stem)
+        records, _ = read_segment(segment.read_bytes(), first)
+        found.update(enumerate((record.entry for record in records), first))
     return found
 
 

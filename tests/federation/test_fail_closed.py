@@ -19,7 +19,6 @@ import pyarrow as pa
 import pytest
 
 from audit.entries import opens
-from audit.wal import read_segment
 from tests.opa_binary import opa_server, require_opa
 from tests.robust import (
     CALL_S_MAX,
@@ -29,6 +28,7 @@ from tests.robust import (
     broker_world,
     described,
     drained,
+    on_disk,
     rows_of,
 )
 from tidegate.core.clock import SystemClock
@@ -53,16 +53,6 @@ class SteppedClock(SystemClock):
 
     def now(self) -> datetime:
         return super().now() - self.back
-
-
-def on_disk(log_folder: Path) -> dict[int, bytes]:
-    """Give the entries that a recovery would find in the write-ahead log now."""
-    found: dict[int, bytes] = {}
-    for segment in sorted((log_folder / "wal").iterdir()):
-        first = int(segment.stem)
-        records, _ = read_segment(segment.read_bytes(), first)
-        found.update(enumerate((record.entry for record in records), first))
-    return found
 
 
 @dataclass

@@ -198,7 +198,7 @@ MESSAGES = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(payload=MESSAGES)
 def test_any_bytes_at_any_door_end_clean(doors: dict[str, grpc.Channel], payload: bytes) -> None:
     for rpc in RPCS:

@@ -125,7 +125,7 @@ POLICY = decide(
 CASES = {
     "join": "SELECT a.k, a.d, b.n FROM air.a a LEFT JOIN sea.b b ON a.k = b.k AND b.n > 3 WHERE a.n < 20 AND b.s IS NULL AND a.n + 1 > 2",
     "whole": "SELECT s, count(*) AS c FROM air.a WHERE n > 3 GROUP BY s ORDER BY c DESC",
-    "counted": "SELECT c.s, count(*) FROM city.t2 t JOIN land.c c ON t.k = c.k GROUP BY c.s",
+    "counted": "SELECT c.s, c.k, count(*) FROM city.t2 t JOIN land.c c ON t.k = c.k GROUP BY c.s, c.k",
 }
 
 
