@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from broker.values import RecordedPlan
@@ -45,8 +46,16 @@ def _rules(resource: ResourceDecision, columns: list[str]) -> dict[str, Any]:
     constraints = resource.constraints
     return {
         "mode": constraints.mode,
-        "row_filter": dict(resource.row_filter),
+        "row_filter": sorted(_fields(resource.row_filter)),
         "masked": masked,
         "min_group_size": constraints.min_group_size if constraints.mode != "rows" else None,
         "max_rows": constraints.max_rows,
     }
+
+
+def _fields(node: Mapping[str, Any]) -> set[str]:
+    """Give the columns that a row filter reads. Not its values: a rule may name what it hides."""
+    value = node.get("value")
+    if node.get("type") == "compound" and isinstance(value, Sequence):
+        return set().union(*(_fields(item) for item in value if isinstance(item, Mapping)))
+    return {str(node["field"])} if "field" in node else set()

@@ -18,7 +18,7 @@ from engine.spec import Job
 from node.answer import Answer
 from node.keys import KeyStore
 from node.sources import PostgresTable, Sources
-from node.values import DecidedFragment, RecordedFragment
+from node.values import AdmittedFragment, DecidedFragment, RecordedFragment
 from tidegate import ipc
 from tidegate.core.clock import Clock
 from tidegate.core.errors import Code, TidegateError, error_for
@@ -90,7 +90,7 @@ class Execute:
             bytes_max=offer.bytes_max if not restricted.floors else LEAF_BYTES_MAX,
         )
         try:
-            result = self._pool.run(job, deadline_s=deadline_s, cancel=offer.cancel)
+            result = self._pool.run(job, deadline_s=deadline_s, cancel=offer.cancel, owner=_owner(admitted))
         except TidegateError as error:
             raise _translated(error) from error
         chunks, suppressed = _floored(_reworded(result.chunks), restricted)
@@ -181,3 +181,8 @@ def _rules(prepared: PreparedFragment) -> tuple[str, ...]:
         f"{refs[ref]}: {rule}" for ref, rules in prepared.restricted.rules.items() for rule in rules if ref in refs
     ]
     return tuple(dict.fromkeys(found))
+
+
+def _owner(admitted: AdmittedFragment) -> str:
+    """Give the member for whom a worker computes: no member holds every one of them."""
+    return str(admitted.grant.caller.get("member", ""))

@@ -65,7 +65,7 @@ NODE = {
     "dataset.tags": "words to find it by",
     "dataset.licence": "licence, for open data",
     "dataset.hidden_from": "members that may not know that it exists",
-    "dataset.statistics": "describe rows, distinct values, minimum and maximum; never for restricted and secret columns",
+    "dataset.statistics": "describe rows, distinct values, min, max; not of restricted, secret, masked or subject columns",
     "dataset.column_types": 'csv: DuckDB types that win over what the reader guesses, `{ column = "DATE" }`',
     "dataset.csv": "csv: reader options delim, quote, escape, nullstr, encoding, dateformat, timestampformat ...",
     "dataset.extra": "further texts for the catalogue",

@@ -177,7 +177,6 @@ def _responses(recorded: RecordedPlan, answer: Answer) -> Iterator[query_service
             rows=closing.rows,
             bytes=closing.bytes,
             # Never told: how many small groups there were is an answer about the persons in them (engine.floors).
-            suppressed_groups=0,
             result_digest=closing.result_digest,
             receipt=_receipt(record),
             report_json=json.dumps(report_json(closing, recorded.counted)),

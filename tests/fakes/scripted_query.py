@@ -28,7 +28,7 @@ DISCLOSURE: dict[str, Any] = {
             "ref": "t0",
             "dataset": "aviation.flights",
             "mode": "aggregate",
-            "row_filter": {"type": "field"},
+            "row_filter": ["origin"],
             "masked": {"tailnum": "pseudonym"},
             "min_group_size": 10,
         }
@@ -36,6 +36,7 @@ DISCLOSURE: dict[str, Any] = {
     "departments": [],
     "reasons": [],
 }
+REPORT = [{"member": "aviation", "rows": 3, "rules": ["aviation.flights: carrier: masked (hash)"]}]
 Messages = list[query_service_pb2.ExecuteResponse]
 
 
@@ -68,7 +69,7 @@ class ScriptedExchange:
     def answers(self, messages: Messages) -> None:
         self._servicer.messages = messages
 
-    def honest(self, table: pa.Table, *, request_id: str = REQUEST, suppressed: int = 2) -> Messages:
+    def honest(self, table: pa.Table, *, request_id: str = REQUEST) -> Messages:
         """Give the messages of a right answer."""
         chunks = list(ipc.cut(table.schema, table.to_batches()))
         digest = hashlib.sha256(b"".join(chunks)).hexdigest()
@@ -80,10 +81,9 @@ class ScriptedExchange:
         finished = query_service_pb2.Finished(
             rows=table.num_rows,
             bytes=sum(map(len, chunks)),
-            suppressed_groups=suppressed,
             result_digest=digest,
             receipt=_receipt(ended),
-            report_json='[{"member": "aviation", "rows": 3}]',
+            report_json=json.dumps(REPORT),
             digest_nonce=_salt(ended, "result"),
         )
         return [

@@ -31,7 +31,6 @@ class FinishedFacts:
 
     rows: int
     bytes: int
-    suppressed_groups: int
     result_digest: str
     digest_nonce: str
     receipt: RawReceipt

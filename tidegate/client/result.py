@@ -56,11 +56,6 @@ class Result:
         return self.finished.report
 
     @property
-    def suppressed_groups(self) -> int:
-        """How many groups were held back because too few subjects were in them."""
-        return self.finished.suppressed_groups
-
-    @property
     def finished(self) -> FinishedFacts:
         """The last word of the answer: counts and digest; reads the answer to its end."""
         if self._stream.finished is None:
@@ -154,21 +149,21 @@ class Result:
         for item in self.disclosure.get("datasets", []):
             parts = []
             if item.get("row_filter"):
-                parts.append("rows filtered")
+                parts.append(f"rows filtered by {', '.join(item['row_filter'])}")
             if item.get("masked"):
                 parts.append("masked: " + ", ".join(f"{name} ({kind})" for name, kind in item["masked"].items()))
             if item.get("not_shown"):
                 parts.append(f"not shown, and not in *: {', '.join(item['not_shown'])}")
             if item.get("mode") != "rows":
-                parts.append(f"{item['mode']}, groups of at least {item['min_group_size']}")
+                parts.append(f"{item['mode']}s only, groups of at least {item['min_group_size']} subjects")
             if parts:
                 lines.append(f"{item['dataset']}: {'; '.join(parts)}")
         if self._stream.finished is not None:
             said = "\n".join(lines)
             for part in self.report:
-                lines += [f"{part['member']} applied {rule}" for rule in part.get("rules", []) if rule not in said]
-        if self._stream.finished is not None and self.suppressed_groups:
-            lines.append(f"{self.suppressed_groups} groups held back (too few subjects)")
+                lines += [
+                    f"{part['member']}, at its own gate: {rule}" for rule in part.get("rules", []) if rule not in said
+                ]
         return lines
 
     def _repr_html_(self) -> str:

@@ -207,16 +207,16 @@ class Finished(_message.Message):
 
     ROWS_FIELD_NUMBER: _builtins.int
     BYTES_FIELD_NUMBER: _builtins.int
-    SUPPRESSED_GROUPS_FIELD_NUMBER: _builtins.int
     RESULT_DIGEST_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
     REPORT_JSON_FIELD_NUMBER: _builtins.int
     DIGEST_NONCE_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     bytes: _builtins.int
-    suppressed_groups: _builtins.int
     result_digest: _builtins.str
-    """hex SHA-256 over the IPC messages, schema first"""
+    """No count of suppressed groups: it would tell whether a person is among them. Auditors find it in the side material.
+    hex SHA-256 over the IPC messages, schema first
+    """
     report_json: _builtins.str
     """per department: rows, bytes, time"""
     digest_nonce: _builtins.str
@@ -230,7 +230,6 @@ class Finished(_message.Message):
         *,
         rows: _builtins.int = ...,
         bytes: _builtins.int = ...,
-        suppressed_groups: _builtins.int = ...,
         result_digest: _builtins.str = ...,
         receipt: _common_pb2.Receipt | None = ...,
         report_json: _builtins.str = ...,
@@ -238,7 +237,7 @@ class Finished(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest_nonce", b"digest_nonce", "receipt", b"receipt", "report_json", b"report_json", "result_digest", b"result_digest", "rows", b"rows", "suppressed_groups", b"suppressed_groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest_nonce", b"digest_nonce", "receipt", b"receipt", "report_json", b"report_json", "result_digest", b"result_digest", "rows", b"rows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -18,10 +18,11 @@ def test_an_honest_answer(exchange: ScriptedExchange) -> None:
     assert result.to_arrow() is result.to_arrow()
     result.verify()
     assert result.request_id == REQUEST
-    assert result.report == [{"member": "aviation", "rows": 3}]
+    assert result.report == [{"member": "aviation", "rows": 3, "rules": ["aviation.flights: carrier: masked (hash)"]}]
     assert result.banner() == [
-        "aviation.flights: rows filtered; masked: tailnum (pseudonym); aggregate, groups of at least 10",
-        "2 groups held back (too few subjects)",
+        "aviation.flights: rows filtered by origin; masked: tailnum (pseudonym); "
+        "aggregates only, groups of at least 10 subjects",
+        "aviation, at its own gate: aviation.flights: carrier: masked (hash)",
     ]
     assert (result.receipt.entry["type"], result.outcome.entry["type"]) == ("decision", "outcome")
 

@@ -61,7 +61,6 @@ class Stream:
                 self.finished = FinishedFacts(
                     rows=done.rows,
                     bytes=done.bytes,
-                    suppressed_groups=done.suppressed_groups,
                     result_digest=done.result_digest,
                     digest_nonce=done.digest_nonce,
                     receipt=receipt_facts(done.receipt),
