@@ -48,6 +48,7 @@ WHO = "/tidegate.v1.MemberService/WhoAmI"
 LIST = "/tidegate.v1.CatalogueService/List"
 SEARCH = "/tidegate.v1.CatalogueService/Search"
 SQL = "SELECT id, word FROM dept0.tides"
+SILENT_WAITS_MAX = 300  # of 50 ms: a node gives a silent broker up after three heartbeats; this one is less patient
 
 
 @dataclass
@@ -108,11 +109,14 @@ def crowd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crowd]:
         found.nodes += [found.attach(number) for number in range(NODES)]
         try:
             for number, node in enumerate(found.nodes):
-                # As nodes do: a connection that the machine cut in the rush is dialled again.
+                # As nodes do: a connection that the machine cut in the rush, or that stays silent, is dialled again.
+                waits = 0
                 while not node.attached.wait(0.05):
-                    if not node.ended.empty():
+                    waits += 1
+                    if not node.ended.empty() or waits > SILENT_WAITS_MAX:
                         node.close()
-                        node = found.nodes[number] = found.attach(number)
+                        node, waits = found.attach(number), 0
+                        found.nodes[number] = node
             with found.session("steward") as session:
                 session.catalogue.register(described("dept0", "tides"))
             yield found
