@@ -111,9 +111,16 @@ def load_certificate(pem: bytes) -> x509.Certificate:
     if len(blocks) != 1:
         raise invalid("expected exactly one")
     try:
-        return x509.load_pem_x509_certificate(blocks[0])
+        certificate = x509.load_pem_x509_certificate(blocks[0])
+        der = certificate.public_bytes(serialization.Encoding.DER)
+        # The BIT STRING of the signature says how many of its last bits do not count; nobody signs that number. Anything
+        # but 0 would give one certificate a second fingerprint.
+        whole = der[-len(certificate.signature) - 1] == 0
     except UNREADABLE as error:
         raise invalid("it cannot be read") from error
+    if not whole:
+        raise invalid("its signature is not in the one form")
+    return certificate
 
 
 @lru_cache(maxsize=FACTS_CACHED_MAX)

@@ -126,6 +126,24 @@ def test_a_changed_byte_never_verifies(exchange: SmallExchange, place: int, chan
         verify_chain(pem, identity.chain_pem, identity.root_pem, START)
 
 
+def test_bytes_that_nobody_signed_cannot_give_a_certificate_a_second_form(exchange: SmallExchange) -> None:
+    """Header, algorithm and bit count of the signature lie outside of what is signed."""
+    import ssl
+
+    for _ in range(8):  # a signature whose last bit is 0 leaves room for another bit count; every second one is
+        identity = exchange.member(name="fixed")
+        certificate = x509.load_pem_x509_certificate(identity.certificate_pem)
+        der = certificate.public_bytes(serialization.Encoding.DER)
+        end = der.index(certificate.tbs_certificate_bytes) + len(certificate.tbs_certificate_bytes)
+        for place in range(end, len(der) - len(certificate.signature)):
+            for bit in range(8):
+                changed = bytearray(der)
+                changed[place] ^= 1 << bit
+                pem = ssl.DER_cert_to_PEM_cert(bytes(changed)).encode()
+                with pytest.raises(TidegateError):
+                    verify_chain(pem, identity.chain_pem, identity.root_pem, START)
+
+
 def test_a_chain_verifies_with_the_chain_in_any_order(exchange: SmallExchange) -> None:
     identity = exchange.member()
     leaf, issuing, root = identity.certificate_pem, identity.chain_pem, identity.root_pem
