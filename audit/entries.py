@@ -65,6 +65,7 @@ _STRINGS: Final = frozenset(
     }
 )
 _COUNTS: Final = frozenset({"v", "rows", "bytes", "suppressed", "duration_us", "of"})
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _STRING_CHARS_MAX: Final = 600  # a SPIFFE id has at most about 300
 _LISTS_MAX: Final = 256
 
@@ -184,14 +185,17 @@ def outcome(
     suppressed: int | None,
     duration_us: int,
     leaves: Mapping[str, Mapping[str, int]],
+    keys: Sequence[Mapping[str, str | int]] = (),
     error: str = "",
 ) -> Entry:
     """Make the entry that must be durable before the caller sees the final OK.
 
     Args:
-        of: index of the decision; leaves: fragment -> counts such as rows and bytes; error: a stable code, empty for
-            OK. The digest of the result stream goes in as commitment ``result``. What may not be told to the caller, who
-            is given the entry, is left out here (``suppressed`` None) and goes into the side material.
+        of: index of the decision; leaves: fragment -> counts such as rows and bytes; keys: what nodes were given of other
+            departments' keys, in names and counts (``fragment``, ``to``, ``column``, ``from``, ``source``, ``count``);
+            error: a stable code, empty for OK. The digest of the result stream goes in as commitment ``result``. What may
+            not be told to the caller, who is given the entry, is left out here (``suppressed`` None) and goes into the side
+            material.
     """
     counts = {} if suppressed is None else {"suppressed": suppressed}
     return {
@@ -204,6 +208,7 @@ def outcome(
         **counts,
         "duration_us": duration_us,
         "leaves": {name: dict(counts) for name, counts in leaves.items()},
+        **({"keys": [dict(line) for line in keys]} if keys else {}),
         "error": error,
     }
 
@@ -258,10 +263,14 @@ def node_execution(
     policy_revision: str,
     obligations: str,
     agreements: Sequence[str],
+    keys: Sequence[Mapping[str, str | int]] = (),
+    keys_may_go_to: Sequence[str] = (),
 ) -> Entry:
     """Make the entry that a node writes into its own log before it executes a fragment.
 
     Args:
+        keys: what it was given of other departments' keys (``column``, ``from``, ``source``, ``count``).
+        keys_may_go_to: members to whose nodes keys of the answer are meant to go, and may.
         grant: id of the grant; member, identity: of the caller as the broker's own decision entry names it.
     """
     return {
@@ -279,6 +288,8 @@ def node_execution(
         "policy_revision": policy_revision,
         "obligations": obligations,
         "agreements": sorted(agreements),
+        **({"keys": [dict(line) for line in keys]} if keys else {}),
+        **({"keys_may_go_to": list(keys_may_go_to)} if keys_may_go_to else {}),
     }
 
 
@@ -309,7 +320,7 @@ def _good(name: str, value: Any) -> bool:
         return _short(value)
     if name in _COUNTS:
         return _count(value)
-    if name in ("reasons", "agreements"):
+    if name in ("reasons", "agreements", "keys_may_go_to"):
         return isinstance(value, list) and len(value) <= _LISTS_MAX and all(map(_short, value))
     if name == "datasets":
         return isinstance(value, list) and all(
@@ -321,9 +332,22 @@ def _good(name: str, value: Any) -> bool:
             _key(leaf) and isinstance(counts, dict) and all(map(_key, counts)) and all(map(_count, counts.values()))
             for leaf, counts in value.items()
         )
+    if name == "keys":
+        return isinstance(value, list) and len(value) <= _LISTS_MAX and all(map(_key_line, value))
     if name == "details":
         return isinstance(value, dict) and all(_key(k) and (_short(v) or _count(v)) for k, v in value.items())
     return False
+
+
+def _key_line(value: Any) -> bool:
+    """Say whether it is a line about keys: names and a count, nothing else."""
+    return (
+        isinstance(value, dict)
+        and {"column", "from", "source", "count"}
+        <= set(value)
+        <= {"column", "from", "source", "count", "fragment", "to"}
+        and all(_count(item) if name == "count" else _short(item) for name, item in value.items())
+    )
 
 
 def check_plaintexts(plaintexts: Plaintexts) -> None:
@@ -358,8 +382,7 @@ def encode(entry: Mapping[str, Any]) -> bytes:
     that keys are ASCII (their order is the same in UTF-16) and numbers are small integers. A property test holds it.
     """
     try:
-        text = json.dumps(entry, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
-        return check_size(text.encode())
+        return check_size(_ENCODER.encode(entry).encode())
     except UnicodeEncodeError as error:
         raise _wrong("text") from error
 

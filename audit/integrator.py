@@ -155,7 +155,10 @@ class Integrator:
     def _step(self) -> bool:
         self._writer.refill_reserve()
         self._published.finish()
-        while batch := self._writer.backlog(self._published.size, STEP_ENTRIES_MAX):
+        # What becomes durable meanwhile waits for the next step: under load there would be no end, and a checkpoint, with
+        # all of its files and syncs, for every few entries.
+        target = self._writer.size
+        while self._published.size < target and (batch := self._writer.backlog(self._published.size, STEP_ENTRIES_MAX)):
             # Side material first: a crash after this line repeats it without effect, from the write-ahead log.
             self._side.put((item.index, item.record) for item in batch)
             self._published.extend(batch)

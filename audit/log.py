@@ -33,7 +33,7 @@ from tidegate.tlog.checkpoint import Checkpoint, sign_checkpoint
 from tidegate.tlog.merkle import EMPTY_ROOT, leaf_hash
 from tidegate.tlog.note import check_key_name, verifier_of
 from tidegate.tlog.proof import TlogProof, prove_inclusion
-from tidegate.tlog.receipt import IDENTIFIER, sign_receipt
+from tidegate.tlog.receipt import IDENTIFIER, receipt_key, sign_receipt_by
 from tidegate.tlog.tiles import TILE_WIDTH, Tile, decode_bundle
 from tidegate.tlog.verify import folder_source, read_tile
 
@@ -71,6 +71,7 @@ class AuditLog:
         self.verifier_key = description.verifier_key
         self.published_folder = folder / "published"
         self._key = key
+        self._receipt_key = receipt_key(key, self.origin)
         self._ids = ids
         self._lock_file = lock_file
         self._closed = False
@@ -230,7 +231,7 @@ class AuditLog:
         sealer = None if side is None else lambda leaf: seal(side, leaf, self._ids)
         done = self._writer.append(fields, nonce, sealer)
         self._note(done)
-        receipt = sign_receipt(self._key, self.origin, done.index, done.leaf, done.fields["ts"])
+        receipt = sign_receipt_by(self._receipt_key, self._key, done.index, done.leaf, done.fields["ts"])
         return Appended(done.index, done.leaf, done.record.entry, receipt, nonce)
 
     def _note(self, done: Committed) -> None:

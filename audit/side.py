@@ -21,12 +21,13 @@ from audit.wal import Record
 from tidegate.core.clock import Ids
 from tidegate.core.errors import Code, error_for
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 SIDE_BYTES_MAX = 1 << 20  # of one entry; an SQL text is at most 64 KiB, a decision's input a few times that
 
 
 def seal(side: Mapping[str, Any], leaf: bytes, ids: Ids) -> tuple[bytes, bytes]:
     """Encrypt side material under a fresh key, bound to the leaf: (key, blob)."""
-    plain = json.dumps(side, ensure_ascii=False, separators=(",", ":")).encode()
+    plain = _ENCODER.encode(side).encode()
     if len(plain) > SIDE_BYTES_MAX:
         raise error_for(Code.AUDIT_UNAVAILABLE, f"audit log: side material larger than {SIDE_BYTES_MAX} bytes")
     key, iv = ids.nonce(32), ids.nonce(12)

@@ -37,6 +37,7 @@ from broker.nodes import AttachedNodes, PendingAgreements
 from broker.open_calls import OpenCalls
 from broker.pipeline import Pipeline
 from broker.plan import Plan
+from broker.plan_cache import PlanCache
 from broker.record import Record
 from broker.replay import UsedIds
 from broker.rewrite import Rewrite
@@ -50,6 +51,7 @@ from catalogue.database import open_database
 from catalogue.members import MemberDirectory
 from catalogue.store import Catalogue
 from catalogue.wire import CatalogueServicer
+from engine.memory import keep_buffers
 from engine.planning import PlanningPool
 from engine.pool import WorkerPool
 from engine.spec import WorkerSpec
@@ -66,7 +68,7 @@ SWITCH_INTERVAL_S = 0.0005  # appends beside busy threads: p99 15 ms instead of 
 ORPHAN_PERIOD_S = 2.0
 DIRECTORY_PERIOD_S = 0.4
 _PRELOAD = ("tidegate.sql.plan", "broker.rewrite")
-_LONG_CALLS = frozenset({"/tidegate.v1.QueryService/Execute"})
+_LONG_CALLS = frozenset({"/tidegate.v1.QueryService/Execute", "/tidegate.v1.QueryService/Explain"})
 
 
 class Broker:
@@ -88,6 +90,7 @@ class Broker:
             InternalError, IntegrityError: the log is not there, locked, or damaged.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        keep_buffers()
         config, clock, ids = self.config, self._clock, self._ids
         addresses = _addresses(config)
         self.log = AuditLog.open(config.log_folder, clock, ids)
@@ -127,10 +130,11 @@ class Broker:
             requests_max=config.limits.requests_max, requests_per_member_max=config.limits.requests_per_member_max
         )
         record = Record(log=self.log, clock=clock)
+        plans = PlanCache()
         self.pipeline = Pipeline(
-            plan=Plan(catalogue=self.catalogue, pool=self._planning, clock=clock),
-            decide=Decide(point=DecisionPoint(self._engine, clock), catalogue=self.catalogue, clock=clock),
-            rewrite=Rewrite(pool=self._planning, clock=clock),
+            plan=Plan(catalogue=self.catalogue, pool=self._planning, clock=clock, cache=plans),
+            decide=Decide(point=DecisionPoint(self._engine, clock), catalogue=self.catalogue, clock=clock, cache=plans),
+            rewrite=Rewrite(pool=self._planning, clock=clock, cache=plans),
             record=record,
             fetch=Fetch(
                 attachments=self.attachments,

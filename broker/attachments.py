@@ -6,18 +6,19 @@ queue between the thread that hears the node and the thread that joins: a slow r
 
 from __future__ import annotations
 
-import hashlib
 import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from broker.keys import SentKeys
 from broker.values import FragmentReport
 from tidegate.core.canonical import canonical
 from tidegate.core.clock import Clock
 from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.grant import KeyTerms
 from tidegate.core.names import SpiffeId
 
 QUEUE_CHUNKS_MAX = 8  # chunks of at most 4 MiB that wait for a fragment's reader; more only hide a slow reader
@@ -37,6 +38,7 @@ class TrailerFacts:
     entry_index: int
     elapsed_s: float
     rules: tuple[str, ...] = ()
+    keys_may_go_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class FragmentOrder:
     deadline_s: float
     rows_max: int
     bytes_max: int
+    reductions: tuple[KeyTerms, ...] = ()
+    keys: tuple[SentKeys, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +107,6 @@ class PendingFragment:
         self._started = clock.monotonic_s()
         self._items: deque[bytes | TidegateError | None] = deque()
         self._changed = threading.Condition()
-        self._digest = hashlib.sha256()
         self._schema_seen = False
         self._over = False  # guarded by _changed: finished or failed, so that whatever still comes is dropped
         self._closed = threading.Event()
@@ -132,7 +135,7 @@ class PendingFragment:
                 error_for(Code.FETCH_LIMIT, f"{self.report.member}: its part of the answer is larger than the limit")
             )
             return
-        self._digest.update(chunk)
+        self.report.digest.update(chunk)
         self._push(chunk, wait=wait)
 
     def finish(self, trailer: TrailerFacts) -> None:
@@ -150,7 +153,7 @@ class PendingFragment:
                 "rows": trailer.rows,
             }
         )
-        if trailer.digest != self._digest.hexdigest() or not self._verify(signed, trailer.signature):
+        if trailer.digest != self.report.digest.hexdigest() or not self._verify(signed, trailer.signature):
             self.fail(
                 error_for(Code.FETCH_INVALID_DATA, f"{self.report.member}: the answer is not what its node signed")
             )
@@ -159,6 +162,7 @@ class PendingFragment:
         self.report.suppressed = trailer.suppressed_groups
         self.report.entry_index = trailer.entry_index
         self.report.rules = trailer.rules
+        self.report.keys_may_go_to = trailer.keys_may_go_to
         self.report.elapsed_s = self._clock.monotonic_s() - self._started
         self._push(_END, wait=False)
 
@@ -206,8 +210,10 @@ class PendingFragment:
             if left <= 0:
                 raise error_for(Code.QUERY_DEADLINE, f"{self.report.member}: did not answer before the deadline")
             with self._changed:
-                if not self._items:
+                if not self._items and not self._closed.is_set():
                     self._changed.wait(min(left, WAIT_SLICE_S))
+                if self._closed.is_set():  # the query is over: whoever still waits here is let go
+                    raise error_for(Code.QUERY_CANCELLED)
                 if not self._items:
                     continue
                 item = self._items.popleft()

@@ -11,8 +11,10 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+from broker.plan_cache import PlanCache
 from broker.values import DecidedPlan, QueryPlan
 from catalogue.store import Catalogue
+from policies.memory import decision_content
 from policies.point import DecisionPoint
 from policies.question import build
 from tidegate.core.clock import Clock
@@ -26,7 +28,10 @@ _ASK_FOR_PURPOSE = "a registered purpose and legal basis; list them with `tidega
 class Decide:
     """The room."""
 
-    def __init__(self, *, point: DecisionPoint, catalogue: Catalogue, clock: Clock) -> None:
+    def __init__(
+        self, *, point: DecisionPoint, catalogue: Catalogue, clock: Clock, cache: PlanCache | None = None
+    ) -> None:
+        self._cache = cache or PlanCache()
         self._point = point
         self._catalogue = catalogue
         self._clock = clock
@@ -36,7 +41,8 @@ class Decide:
         request = plan.request
         revision = self._point.revision
         try:
-            legal_basis = self._catalogue.check_purpose(request.purpose, request.legal_basis)
+            glance = self._catalogue.glance(request.caller.member)  # now, not as it was when the query was planned
+            legal_basis = glance.check_purpose(request.purpose, request.legal_basis)
         except TidegateError as error:
             reason = Reason("purpose_unknown", error.message, _ASK_FOR_PURPOSE, "the operator of the exchange")
             return DecidedPlan(plan, {}, _refusal(reason), revision, (), Code.POLICY_PURPOSE)
@@ -44,7 +50,7 @@ class Decide:
         request = replace(request, legal_basis=legal_basis)
         plan = replace(plan, request=request)
         names = tuple(dict.fromkeys(leaf.dataset for leaf in plan.bound.leaves))
-        agreements = self._catalogue.agreements_for(names, request.caller.member, self._clock.now())
+        agreements = glance.agreements_for(names, self._clock.now())
         question = build(
             request.caller,
             request_id=request.id,
@@ -57,22 +63,26 @@ class Decide:
             agreements=agreements,
             registered=True,  # the catalogue's registry said so, above
         )
-        decision, refusal = self._evaluate(plan, question)
-        return DecidedPlan(plan, question, decision, revision, tuple(item.id for item in agreements), refusal)
+        decision, refusal, content = self._evaluate(plan, question)
+        return DecidedPlan(plan, question, decision, revision, tuple(item.id for item in agreements), refusal, content)
 
-    def _evaluate(self, plan: QueryPlan, question: Mapping[str, Any]) -> tuple[Decision, Code | None]:
+    def _evaluate(self, plan: QueryPlan, question: Mapping[str, Any]) -> tuple[Decision, Code | None, bytes]:
         try:
             decision = self._point.decide(dict(question))
         except TidegateError as error:
-            return _refusal(Reason("policy_unavailable", error.info.title)), Code.POLICY_UNAVAILABLE
+            return _refusal(Reason("policy_unavailable", error.info.title)), Code.POLICY_UNAVAILABLE, b""
         if not decision.allow:
-            return decision, Code.POLICY_REFUSED
+            return decision, Code.POLICY_REFUSED, b""
+        content = decision_content(decision)
+        if self._cache.permits(plan.key, content):
+            return decision, None, content
         try:
             check_structure(plan.bound, decision, schema=plan.datasets)
         except TidegateError as error:
             reasons = error.reasons or (Reason("structure", error.message),)
-            return Decision(False, reasons, MappingProxyType({})), error.code
-        return decision, None
+            return Decision(False, reasons, MappingProxyType({})), error.code, b""
+        self._cache.keep_permitted(plan.key, content)
+        return decision, None, content
 
 
 def _refusal(reason: Reason) -> Decision:

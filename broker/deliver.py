@@ -6,7 +6,6 @@ its record with the error's code.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -73,7 +72,8 @@ class Deliver:
 
     def _run(self, recorded: RecordedPlan, joined: JoinedStream, answer: Answer) -> Iterator[bytes]:
         federated = recorded.restricted.federated
-        digest = hashlib.sha256()
+        digest, relayed = ipc.Digest(), joined.relayed if not federated.floors else None
+        schema = b""
         rows = size = 0
         suppressed = Suppressed()
         error = Code.QUERY_CANCELLED.value  # a reader who goes away leaves this word behind
@@ -86,7 +86,9 @@ class Deliver:
                         Code.FETCH_LIMIT, f"answer: more than the {federated.rows_max} rows that the policy permits"
                     )
                 size += len(chunk)
-                digest.update(chunk)
+                if relayed is None or not schema:  # what is relayed was hashed as it came in
+                    digest.update(chunk)
+                schema = schema or chunk
                 yield chunk
             error = ""
         except TidegateError as failure:
@@ -99,7 +101,7 @@ class Deliver:
                 rows=rows,
                 bytes=size,
                 suppressed_groups=suppressed.groups + sum(item.suppressed for item in joined.reports),
-                result_digest=digest.hexdigest(),
+                result_digest=digest.hexdigest() if relayed is None or error else relayed.digest.under(schema),
                 reports=joined.reports,
                 duration_s=self._duration(recorded),
                 error=error,
@@ -162,6 +164,10 @@ def report_json(closing: Closing, counted: frozenset[str]) -> list[dict[str, Any
             "elapsed_ms": round(item.elapsed_s * 1000),
             "node_entry": item.entry_index,
             "rules": list(item.rules),
+            "keys_received": [
+                {"from": member, "column": column, "count": count if item.fragment in counted else None}
+                for member, column, count in item.keys_received
+            ],
         }
         for item in closing.reports
     ]

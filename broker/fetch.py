@@ -1,4 +1,5 @@
-"""Room 6, fetch: one signed grant and one stream per fragment, all at once, under one deadline.
+"""Room 6, fetch: one signed grant and one stream per fragment, under one deadline; all at once but for those that wait for
+keys of others (``broker.stages``).
 
 A node that is away is an error that names its department, before any node was asked. A fragment's grant carries the
 receipt of the ``decision`` entry: the node releases nothing without it.
@@ -7,21 +8,33 @@ receipt of the ``decision`` entry: the node releases nothing without it.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from broker.attachments import Attachment, Attachments, FragmentOrder, PendingFragment
-from broker.values import FetchedStreams, FragmentReport, FragmentStream, RecordedPlan
-from tidegate.core.canonical import sha256_hex
+from broker.keys import SentKeys, destinations, fragment_digest, terms
+from broker.stages import Stages
+from broker.values import FetchedStreams, FragmentReport, RecordedPlan
 from tidegate.core.clock import Clock, Ids, timestamp
 from tidegate.core.errors import Code, error_for
-from tidegate.core.grant import GRANT_LIFETIME_S_MAX, Grant, fragment_bytes
+from tidegate.core.grant import GRANT_LIFETIME_S_MAX, Grant, KeyTerms
 from tidegate.core.limits import LEAF_BYTES_MAX, LEAF_ROWS_MAX
 from tidegate.core.values import encode
-from tidegate.sql.model import Fragment, RenderedSql
+from tidegate.sql.model import Fragment
 
 Signer = Callable[[bytes], tuple[bytes, bytes]]
 """Signs with the broker's current certificate: bytes -> (signature, chain PEM, leaf first)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Around:
+    """What goes with a fragment: its reductions, the keys for some of them, where its own keys are meant to go."""
+
+    reductions: tuple[KeyTerms, ...]
+    keys: tuple[SentKeys, ...]
+    keys_go_to: tuple[str, ...]
+    subject_key: str
 
 
 class Fetch:
@@ -40,37 +53,29 @@ class Fetch:
         Raises:
             PeerError: FETCH_NODE_AWAY.
         """
-        fragments = recorded.restricted.federated.fragments
-        attached = {item.id: self._attachments.find(item.member, item.node) for item in fragments}
+        plan = recorded.restricted.federated
+        for item in plan.fragments:
+            self._attachments.find(item.member, item.node)
+        reductions = terms(plan)
+        keys_go_to = destinations(plan, recorded.restricted.decided.decision)
         subject_key = self._ids.nonce(32).hex()
-        sent: list[tuple[Attachment, PendingFragment]] = []
-        streams: dict[str, FragmentStream] = {}
-        ended: set[str] = set()
 
-        def close() -> None:
-            for attachment, pending in sent:
-                attachment.done(pending.order.id, cancel=pending.order.id not in ended)
+        def send(
+            fragment: Fragment, keys: tuple[SentKeys, ...], report: FragmentReport
+        ) -> tuple[Attachment, PendingFragment]:
+            attachment = self._attachments.find(fragment.member, fragment.node)
+            around = _Around(reductions[fragment.id], keys, keys_go_to[fragment.id], subject_key)
+            return attachment, attachment.send(self._order(recorded, fragment, attachment, around), report, self._clock)
 
+        stages = Stages(recorded, reductions, send, self._clock)
         try:
-            for fragment in fragments:
-                attachment = attached[fragment.id]
-                order = self._order(recorded, fragment, attachment, subject_key)
-                report = FragmentReport(fragment.id, fragment.member, fragment.node)
-                pending = attachment.send(order, report, self._clock)
-                sent.append((attachment, pending))
-                streams[fragment.id] = FragmentStream(fragment.id, self._read(recorded, pending, ended), report)
+            return FetchedStreams(stages.start(), stages.close)
         except BaseException:
-            close()
+            stages.close()
             raise
-        return FetchedStreams(streams, close)
-
-    def _read(self, recorded: RecordedPlan, pending: PendingFragment, ended: set[str]) -> Iterator[bytes]:
-        request = recorded.request
-        yield from pending.chunks(request.deadline, request.cancel)
-        ended.add(pending.order.id)
 
     def _order(
-        self, recorded: RecordedPlan, fragment: Fragment, attachment: Attachment, subject_key: str
+        self, recorded: RecordedPlan, fragment: Fragment, attachment: Attachment, around: _Around
     ) -> FragmentOrder:
         request = recorded.request
         left = request.deadline - self._clock.monotonic_s()
@@ -91,11 +96,14 @@ class Fetch:
             query=dict(decided.question["query"]),
             decision=decided.decision.only(tuple(fragment.refs)).to_json(),
             refs={ref: str(name) for ref, name in fragment.refs.items()},
-            fragment=fragment_digest(fragment.sql),
+            fragment=fragment_digest(fragment, around.reductions),
             entry=recorded.decision.entry.decode(),
             receipt=recorded.decision.receipt.decode(),
             plan_nonce=recorded.salts[fragment.id].hex(),
-            subject_key=subject_key,
+            subject_key=around.subject_key,
+            keys=tuple(item.granted.to_json() for item in around.keys),
+            keys_go_to=around.keys_go_to,
+            whole=fragment.whole,
         )
         signed = grant.signed_bytes()
         signature, chain = self._signer(signed)
@@ -110,9 +118,6 @@ class Fetch:
             deadline_s=left,
             rows_max=LEAF_ROWS_MAX,
             bytes_max=LEAF_BYTES_MAX,
+            reductions=around.reductions,
+            keys=around.keys,
         )
-
-
-def fragment_digest(sql: RenderedSql) -> str:
-    """Give the digest by which grant and entry name a fragment."""
-    return sha256_hex(fragment_bytes(sql.text, [encode(value) for value in sql.parameters]))

@@ -15,6 +15,7 @@ from tidegate import ipc
 from tidegate.core.clock import Clock
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import LEAF_BYTES_MAX, ROWS_MAX
+from tidegate.sql.model import FederatedPlan
 
 
 class Join:
@@ -36,7 +37,7 @@ class Join:
         if federated.final is None:
             (stream,) = fetched.streams.values()
             relayed = relay(stream, len(federated.output_names))
-            return JoinedStream(relayed, fetched.reports, fetched.close)
+            return JoinedStream(relayed, fetched.reports, fetched.close, relayed=stream.report)
         left = request.deadline - self._clock.monotonic_s()
         if left <= 0:
             raise error_for(Code.QUERY_DEADLINE)
@@ -46,6 +47,7 @@ class Join:
             inputs={stream.fragment: stream.chunks for stream in fetched.streams.values()},
             rows_max=ROWS_MAX,
             bytes_max=LEAF_BYTES_MAX,
+            streamed=_streamed(federated),
         )
         try:
             result = self._pool.run(job, deadline_s=left, cancel=request.cancel, owner=request.caller.member)
@@ -60,6 +62,20 @@ class Join:
             fetched.close()
 
         return JoinedStream(validated(result.chunks), fetched.reports, close)
+
+
+def _streamed(federated: FederatedPlan) -> frozenset[str]:
+    """Give the inputs that need not be held: of a query without a join that reads each at one place.
+
+    A guess from the text that we rendered, since what passes through is fetched no faster than it is read; the worker
+    looks at the engine's plan before it lets anything pass. Never where one answer's keys are waited for by another: held
+    back until the other is read, it would wait for ever.
+    """
+    if any(item.reductions for item in federated.fragments):
+        return frozenset()
+    once = all(item.scans == 1 for item in federated.fragments)
+    alone = len(federated.fragments) == 1 or (federated.final is not None and " JOIN " not in federated.final.text)
+    return frozenset(item.id for item in federated.fragments if once and alone)
 
 
 def relay(stream: FragmentStream, columns: int) -> Iterator[tuple[bytes, int]]:

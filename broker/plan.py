@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from broker.plan_cache import PlanCache, PlanKey
 from broker.values import QueryPlan, Request
+from catalogue.glance import Glance
 from catalogue.store import Catalogue
 from engine.planning import PlanningPool
 from policies.star import unlisted
@@ -17,7 +19,9 @@ from tidegate.core.dataset import Dataset, DatasetClass
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import PLAN_DEADLINE_S, SQL_BYTES_MAX
 from tidegate.core.names import DatasetName
-from tidegate.sql.plan import plan as plan_sql
+from tidegate.sql.model import BoundQuery
+from tidegate.sql.plan import plan_shaped
+from tidegate.sql.shapes import given
 
 INSTANCES_MAX = 60  # an entry of the log names each of them, and has 8 KiB (design evidence.md)
 
@@ -25,10 +29,13 @@ INSTANCES_MAX = 60  # an entry of the log names each of them, and has 8 KiB (des
 class Plan:
     """The room."""
 
-    def __init__(self, *, catalogue: Catalogue, pool: PlanningPool, clock: Clock) -> None:
+    def __init__(
+        self, *, catalogue: Catalogue, pool: PlanningPool, clock: Clock, cache: PlanCache | None = None
+    ) -> None:
         self._catalogue = catalogue
         self._pool = pool
         self._clock = clock
+        self._cache = cache or PlanCache()
 
     def plan(self, request: Request) -> QueryPlan:
         """Admit and bind the caller's SQL against what the caller may know about.
@@ -38,14 +45,19 @@ class Plan:
         """
         if len(request.sql.encode("utf-8", "surrogatepass")) > SQL_BYTES_MAX:
             raise error_for(Code.PLAN_TOO_LARGE, f"query: longer than {SQL_BYTES_MAX} bytes")
-        _, schema = self._catalogue.schema_for(request.caller.member)
-        candidates = mentioned(request.sql, schema)
+        glance = self._catalogue.glance(request.caller.member)
+        candidates = mentioned(request.sql, glance.schema)
         left = min(PLAN_DEADLINE_S, request.deadline - self._clock.monotonic_s())
         if left <= 0:
             raise error_for(Code.QUERY_DEADLINE)
-        left_out = self._left_out(request, candidates)
-        bound = self._pool.run(
-            plan_sql,
+        left_out = self._left_out(request, candidates, glance)
+        # At one generation a dataset's name stands for all that planning reads of it, whoever asks.
+        known = (glance.generation, frozenset(candidates), tuple(sorted(left_out.items(), key=str)))
+        key, found = self._cache.find((request.sql, *known), given(request.parameters), request.caller.member)
+        if found is not None:
+            return self._plan(request, found.fill(key.values), candidates, left_out, key)
+        bound, shape, slots = self._pool.run(
+            plan_shaped,
             request.sql,
             candidates,
             request.parameters,
@@ -57,15 +69,24 @@ class Plan:
             raise error_for(
                 Code.PLAN_TOO_LARGE, f"query: mentions datasets {len(bound.leaves)} times, the limit is {INSTANCES_MAX}"
             )
-        datasets = {leaf.dataset: candidates[leaf.dataset] for leaf in bound.leaves}
-        return QueryPlan(request=request, bound=bound, datasets=datasets, left_out=left_out)
+        return self._plan(request, bound, candidates, left_out, self._cache.keep(key, bound, shape, slots))
+
+    @staticmethod
+    def _plan(
+        request: Request,
+        bound: BoundQuery,
+        candidates: Mapping[DatasetName, Dataset],
+        left_out: Mapping[DatasetName, frozenset[str]],
+        key: PlanKey,
+    ) -> QueryPlan:
+        datasets = {leaf.dataset: candidates[leaf.dataset] for leaf in bound.leaves}  # as this caller may see them
+        return QueryPlan(request, bound, datasets, left_out, key)
 
     def _left_out(
-        self, request: Request, candidates: Mapping[DatasetName, Dataset]
+        self, request: Request, candidates: Mapping[DatasetName, Dataset], glance: Glance
     ) -> Mapping[DatasetName, frozenset[str]]:
         conditional = [name for name, item in candidates.items() if item.dataset_class is DatasetClass.CONDITIONAL]
-        now, member = self._clock.now(), request.caller.member
-        agreements = self._catalogue.agreements_for(conditional, member, now) if conditional else ()
+        agreements = glance.agreements_for(conditional, self._clock.now()) if conditional else ()
         return unlisted(request.caller, request.purpose, request.legal_basis, candidates, agreements)
 
 

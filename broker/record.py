@@ -11,13 +11,11 @@ from datetime import timedelta
 
 from audit import entries
 from audit.log import Appended, AuditLog
+from broker.keys import fragment_digest, terms
 from broker.values import ClosedRecord, Closing, DecidedPlan, QueryPlan, RecordedPlan, Request, RestrictedPlan
 from tidegate.core.canonical import canonical, sha256_hex
 from tidegate.core.clock import Clock, timestamp
 from tidegate.core.errors import TidegateError
-from tidegate.core.grant import fragment_bytes
-from tidegate.core.values import encode
-from tidegate.sql.model import Fragment
 
 ORPHAN_AFTER = timedelta(seconds=5)  # beyond a request's deadline: time to write the outcome of a slow last batch
 
@@ -37,7 +35,7 @@ class Record:
         """
         decided = restricted.decided
         request = decided.plan.request
-        fragments = restricted.federated.fragments
+        fragments, reductions = restricted.federated.fragments, terms(restricted.federated)
         left = timedelta(seconds=max(request.deadline - self._clock.monotonic_s(), 0.0))
         entry = entries.decision(
             request_id=request.id,
@@ -59,7 +57,7 @@ class Record:
                 "query": request.sql.encode(),
                 "input": canonical(dict(decided.question)),
                 "answer": canonical(decided.decision.to_json()),
-                "plan": [fragment_digest(fragment).encode() for fragment in fragments],
+                "plan": [fragment_digest(fragment, reductions[fragment.id]).encode() for fragment in fragments],
             },
         )
         salts = {fragment.id: appended.salt("plan", place) for place, fragment in enumerate(fragments)}
@@ -105,16 +103,12 @@ class Record:
             suppressed=None if aggregated else closing.suppressed_groups,
             duration_us=round(closing.duration_s * 1e6),
             leaves={name: counts for name, counts in leaves.items() if name in counted},
+            keys=[line for report in closing.reports for line in report.keys_recorded],
             error=closing.error,
         )
         side = {"suppressed": closing.suppressed_groups, "leaves": leaves} if aggregated else None
         appended = self._log.append(entry, side, commit={"result": closing.result_digest.encode()})
         return _closed(appended, "result")
-
-
-def fragment_digest(fragment: Fragment) -> str:
-    """Give the digest by which the entry's commitments and the grant name a fragment."""
-    return sha256_hex(fragment_bytes(fragment.sql.text, [encode(value) for value in fragment.sql.parameters]))
 
 
 def _closed(appended: Appended, opened: str) -> ClosedRecord:

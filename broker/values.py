@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from broker.plan_cache import PlanKey
 from tidegate.core.caller import Caller
 from tidegate.core.dataset import Dataset
 from tidegate.core.decision import Decision
 from tidegate.core.errors import Code
 from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
+from tidegate.ipc import Digest
 from tidegate.sql.model import BoundQuery, FederatedPlan
 
 
@@ -46,12 +48,14 @@ class QueryPlan:
     Args:
         datasets: every dataset of the query's leaves.
         left_out: the columns that a star does not stand for, because the caller may not see them.
+        key: under which plans for this request are kept (``broker.plan_cache``); None: nothing is.
     """
 
     request: Request
     bound: BoundQuery
     datasets: Mapping[DatasetName, Dataset]
     left_out: Mapping[DatasetName, frozenset[str]] = field(default_factory=dict)
+    key: PlanKey | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class DecidedPlan:
 
     Args:
         refusal: the code under which a refusal reaches the caller; None when the decision allows.
+        content: digest of what the decision says about data (``broker.plan_cache``).
     """
 
     plan: QueryPlan
@@ -68,6 +73,7 @@ class DecidedPlan:
     policy_revision: str
     agreements: tuple[str, ...]
     refusal: Code | None = None
+    content: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,13 @@ class RecordedPlan:
 
 @dataclass(slots=True)
 class FragmentReport:
-    """What one department's part cost; grows while it streams."""
+    """What one department's part cost; grows while it streams.
+
+    Args:
+        keys_may_go_to: of the members to whom keys of this answer were meant to go, those that its own node permits.
+        digest: of the chunks as they came; held to the node's signature at their end.
+        keys_recorded: what the outcome says of the keys that its node was given (``broker.keys.recorded``).
+    """
 
     fragment: str
     member: str
@@ -134,6 +146,14 @@ class FragmentReport:
     entry_index: int = -1
     first_row_s: float = 0.0
     rules: tuple[str, ...] = ()
+    keys_may_go_to: tuple[str, ...] = ()
+    keys_recorded: tuple[Mapping[str, str | int], ...] = ()
+    digest: Digest = field(default_factory=Digest)
+
+    @property
+    def keys_received(self) -> tuple[tuple[str, str, int], ...]:
+        """The keys that made the answer smaller: (member whose rows they disclose, ``department.dataset.column``, count)."""
+        return tuple((str(line["from"]), str(line["column"]), int(line["count"])) for line in self.keys_recorded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,12 +182,14 @@ class FetchedStreams:
 class JoinedStream:
     """The result before it is counted and cut: validated chunks with the columns ``c0`` ... and hidden ones.
 
-    ``chunks`` gives pairs (chunk, rows in it), schema first with 0 rows.
+    ``chunks`` gives pairs (chunk, rows in it), schema first with 0 rows. ``relayed`` is the report of the one fragment whose
+    chunks these are, byte for byte; None when they were made here.
     """
 
     chunks: Iterator[tuple[bytes, int]]
     reports: tuple[FragmentReport, ...]
     close: Callable[[], None]
+    relayed: FragmentReport | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -92,16 +93,25 @@ class PurposeRegister:
         with reading(self._engine) as connection:
             query = select(PURPOSE_BASES.c.basis).where(PURPOSE_BASES.c.purpose == code)
             bases = set(connection.execute(query).scalars())
-        if not bases:
-            raise error_for(Code.POLICY_PURPOSE, "purpose: none given" if not code else "purpose: not a registered one")
-        if legal_basis in bases:
-            return legal_basis
-        if legal_basis:
-            raise error_for(Code.POLICY_PURPOSE, "legal basis: not one that is registered for this purpose")
-        if len(bases) > 1:
-            raise error_for(Code.POLICY_PURPOSE, "legal basis: this purpose has several; name one")
-        (only,) = bases
-        return str(only)
+        return legal_basis_for(code, legal_basis, bases)
+
+
+def legal_basis_for(code: str, legal_basis: str, bases: AbstractSet[str]) -> str:
+    """Give the legal basis for a purpose that these can carry: the one named, or the only one when none is named.
+
+    Raises:
+        CallerError: POLICY_PURPOSE.
+    """
+    if not bases:
+        raise error_for(Code.POLICY_PURPOSE, "purpose: none given" if not code else "purpose: not a registered one")
+    if legal_basis in bases:
+        return legal_basis
+    if legal_basis:
+        raise error_for(Code.POLICY_PURPOSE, "legal basis: not one that is registered for this purpose")
+    if len(bases) > 1:
+        raise error_for(Code.POLICY_PURPOSE, "legal basis: this purpose has several; name one")
+    (only,) = bases
+    return str(only)
 
 
 def _load(connection: Connection) -> tuple[Purpose, ...]:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 from catalogue import search as search_index
 from catalogue.agreements import AgreementRegister, Signers, Verify
 from catalogue.database import CATALOGUE, generation, reading, writing
+from catalogue.glance import Glance, Glances
 from catalogue.held import already_held
 from catalogue.pages import Token, page_size_of
 from catalogue.purposes import PurposeRegister, Record, unrecorded
@@ -75,6 +76,7 @@ class Catalogue(PurposeRegister, AgreementRegister):
         AgreementRegister.__init__(self, engine, clock, verify=verify, signers=signers)
         self._texts = search_index.Texts()
         self._shelf: Shelf | None = None
+        self._glances = Glances(engine)
         self._shelf_lock = threading.Lock()  # owns _shelf; not held while the database is read
 
     # --- looking --------------------------------------------------------------------------------------------------
@@ -83,6 +85,14 @@ class Catalogue(PurposeRegister, AgreementRegister):
         """Give what the member's queries may name, with the generation that it holds for. Do not change the dict."""
         shelf = self._newest()
         return shelf.generation, shelf.schema(member)
+
+    def glance(self, member: str) -> Glance:
+        """Give what one request of the member needs, as it is now: one small read while nothing has changed."""
+        held = self._glances.of(member)
+        if held is not None:
+            return held
+        with reading(self._engine) as connection:
+            return self._glances.load(connection, self._put_on_shelf(connection), member)
 
     def may_know(self, member: str, dataset: Dataset) -> bool:
         """Say whether the member may know that the dataset exists."""

@@ -7,21 +7,28 @@ cannot be temporary; those are dropped after the job, and a worker that cannot d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import duckdb
 import pyarrow as pa
 
-from engine import failures
+from engine import failures, streamed
 from engine.lockdown import name as quoted
+from engine.spec import KeyShape
+from engine.streamed import Budget, StreamedInput
 from tidegate import ipc
 from tidegate.core.errors import Code, TidegateError, error_for
-from tidegate.core.limits import BATCH_ROWS_MAX
 from tidegate.core.values import Value
 
 _CONTINUATION = (
     b"\xff\xff\xff\xff"  # begins every message since Arrow 0.15 (Columnar format, Encapsulated message format)
 )
+
+
+# Rows of an answer's batch: a chunk of one to four MB where rows are of usual width, so that nothing is cut again, the first
+# leaves early, and what lies between two processes stays small.
+ANSWER_ROWS = 16_384
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,9 @@ class Task:
     inputs: Mapping[str, Iterator[bytes]]
     rows_max: int
     bytes_max: int
+    input_bytes_max: int
+    streamed: frozenset[str] = frozenset()
+    keys: Mapping[str, KeyShape] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +66,41 @@ class Session:
         """Ask the running statement to stop."""
         self._cursor.interrupt()
 
-    def run(self, task: Task, send: Callable[[bytes], None], stop: Callable[[], bool]) -> Totals:
+    def run(self, task: Task, send: Callable[[bytes | memoryview], None], stop: Callable[[], bool]) -> Totals:
         """Run the job and hand over the chunks of its answer.
 
         Args:
             send: called for each chunk, schema first.
             stop: says whether the job was cancelled; asked between steps.
         """
+        passing: dict[str, StreamedInput] = {}
+        budget = Budget(task.input_bytes_max)
         for number, (name, chunks) in enumerate(task.inputs.items()):
-            self._register(number, name, chunks)
+            if name in task.streamed:
+                with _named(name):
+                    passing[name] = StreamedInput(_whole(chunks), budget)
+            else:
+                self._register(number, name, chunks, task.keys.get(name))
             _heed(stop)
         for statement in task.setup:
             self._cursor.execute(statement)
-        self._begin_reading(task.text)
+        self._hold_to_one_select(task.text)
+        self._register_streamed(passing, task, stop)
+        self._cursor.execute("BEGIN TRANSACTION READ ONLY")
+        self._transaction = True
         _heed(stop)
-        relation = self._cursor.sql(task.text, params=list(task.parameters) or None)
-        reader = relation.to_arrow_reader(BATCH_ROWS_MAX)
         try:
-            return _stream(reader, task, send, stop)
-        finally:
-            reader.close()  # a session with an open result cannot be ended
+            relation = self._cursor.sql(task.text, params=list(task.parameters) or None)
+            reader = relation.to_arrow_reader(ANSWER_ROWS)
+            try:
+                return _stream(reader, task, send, stop)
+            finally:
+                reader.close()  # a session with an open result cannot be ended
+        except Exception as error:
+            for name, source in passing.items():
+                if source.failure is not None:
+                    raise _of_input(name, source.failure) from error
+            raise
 
     def close(self) -> None:
         """End the session and remove what it made outside of itself.
@@ -89,16 +114,13 @@ class Session:
             self._cursor.execute(statement)
         self._cursor.close()
 
-    def _register(self, number: int, name: str, chunks: Iterator[bytes]) -> None:
+    def _register(self, number: int, name: str, chunks: Iterator[bytes], shape: KeyShape | None) -> None:
         """Materialise an input: a stream that is scanned twice gives an error or, worse, no rows (planner.md)."""
-        try:
+        with _named(name):
             schema, batches = ipc.read(_whole(chunks))
             table = pa.Table.from_batches(list(batches), schema)
-        except TidegateError as error:
-            if error.code is not Code.FETCH_INVALID_DATA:
-                raise
-            # Whoever gave the inputs knows whose this one was.
-            raise error_for(error.code, f"{name}: {error.message}", detail=error.detail) from error
+            if shape is not None:
+                _hold_keys(table, shape)
         department, dot, dataset = name.partition(".")
         if not dot:
             self._cursor.register(name, table)
@@ -115,7 +137,27 @@ class Session:
         self._cursor.execute(f"CREATE VIEW {view} AS SELECT * FROM temp.{quoted(inner)}")  # noqa: S608 - quoted names
         self._made.append(f"DROP VIEW {view}")
 
-    def _begin_reading(self, text: str) -> None:
+    def _register_streamed(self, passing: Mapping[str, StreamedInput], task: Task, stop: Callable[[], bool]) -> None:
+        """Hold what is small or may be read more than once; let the rest pass through."""
+        large = {}
+        for name, source in passing.items():
+            with _named(name):
+                if source.is_small():
+                    self._cursor.register(name, source.table())
+                else:
+                    large[name] = source
+                    self._cursor.register(name, pa.RecordBatchReader.from_batches(source.schema, ()))  # for the plan
+            _heed(stop)
+        if not large:
+            return
+        scans = streamed.scans(self._cursor, task.text, list(task.parameters) or None)
+        alone = scans == len(task.inputs) == len(task.streamed)
+        for name, source in large.items():
+            with _named(name):
+                self._cursor.register(name, source.reader() if alone else source.table())
+            _heed(stop)
+
+    def _hold_to_one_select(self, text: str) -> None:
         """Hold the query to one SELECT that writes nothing, whatever the walls before this one said.
 
         The statement's kind alone is not enough: DuckDB 2 takes INSERT and COPY as the body of a CTE under a SELECT.
@@ -123,12 +165,40 @@ class Session:
         statements = self._cursor.extract_statements(text)
         if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
             raise error_for(Code.JOIN_FAILED, detail="not one SELECT")
-        self._cursor.execute("BEGIN TRANSACTION READ ONLY")
-        self._transaction = True
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put an input's name before what is wrong with it: whoever gave the inputs knows whose this one was."""
+    try:
+        yield
+    except TidegateError as error:
+        raise _of_input(name, error) from error
+
+
+def _of_input(name: str, error: TidegateError) -> TidegateError:
+    if error.code is not Code.FETCH_INVALID_DATA:
+        return error
+    return error_for(error.code, f"{name}: {error.message}", detail=error.detail)
+
+
+def _hold_keys(table: pa.Table, shape: KeyShape) -> None:
+    """Refuse keys that are not what was said: a value that is compared with a cast could raise, or drop rows that matter."""
+    good = table.column_names == ["k"] and table.num_rows == shape.rows
+    if not good or _kind(table.schema.field(0).type) != shape.kind or table.column(0).null_count:
+        raise error_for(Code.FETCH_INVALID_DATA, "keys: not valid", detail=f"{table.num_rows} rows of {table.schema}")
+
+
+def _kind(data_type: pa.DataType) -> str:
+    if pa.types.is_integer(data_type):
+        return "integer"
+    if pa.types.is_string(data_type):
+        return "text"
+    return "date" if pa.types.is_date32(data_type) else ""
 
 
 def _stream(
-    reader: pa.RecordBatchReader, task: Task, send: Callable[[bytes], None], stop: Callable[[], bool]
+    reader: pa.RecordBatchReader, task: Task, send: Callable[[bytes | memoryview], None], stop: Callable[[], bool]
 ) -> Totals:
     rows = 0
 
@@ -142,7 +212,7 @@ def _stream(
             yield batch
 
     sent = 0
-    for chunk in ipc.cut(reader.schema, counted()):
+    for chunk in ipc.cut_views(reader.schema, counted()):
         sent += len(chunk)
         if sent > task.bytes_max:
             raise error_for(Code.JOIN_LIMIT, f"the answer has more than {task.bytes_max} bytes")

@@ -31,6 +31,7 @@ class Kind(IntEnum):
     FAILED = 9  # JSON: code, message, detail
     CALL = 10  # pickle: function and arguments (planning)
     RESULT = 11  # pickle (planning)
+    TAKEN = 12  # worker to parent: one more chunk of the streamed input `input` was taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,17 @@ class FrameError(ConnectionError):
 
 def send(channel: socket.socket, frame: Frame) -> None:
     """Write one frame; blocks while the other side does not read. The caller holds the channel's send lock."""
-    head = _HEAD.pack(len(frame.payload), frame.kind, frame.input, frame.job)
-    if len(frame.payload) < 65_536:
-        channel.sendall(head + frame.payload)
+    send_chunk(channel, frame.kind, frame.job, frame.payload, frame.input)
+
+
+def send_chunk(channel: socket.socket, kind: Kind, job: int, payload: bytes | memoryview, number: int = 0) -> None:
+    """Write one frame whose payload may lie anywhere; as ``send``."""
+    head = _HEAD.pack(len(payload), kind, number, job)
+    if len(payload) < 65_536:
+        channel.sendall(b"".join((head, payload)))
     else:  # no copy of a large payload
         channel.sendall(head)
-        channel.sendall(frame.payload)
+        channel.sendall(payload)
 
 
 def receive(channel: socket.socket, *, bytes_max: int = FRAME_BYTES_MAX) -> Frame:
@@ -74,12 +80,15 @@ def receive(channel: socket.socket, *, bytes_max: int = FRAME_BYTES_MAX) -> Fram
 
 
 def _exactly(channel: socket.socket, size: int) -> bytes:
-    buffer = bytearray(size)
-    view = memoryview(buffer)
-    done = 0
-    while done < size:
-        got = channel.recv_into(view[done:])
-        if got == 0:
+    """Read that many bytes; in one call that needs no copy, unless a signal or a time limit cuts it short."""
+    whole = channel.recv(size, socket.MSG_WAITALL) if size else b""
+    if len(whole) == size:
+        return whole
+    parts, left = [whole], size - len(whole)
+    while left:
+        part = channel.recv(left, socket.MSG_WAITALL) if parts[-1] else b""
+        if not part:
             raise FrameError("the other side closed")
-        done += got
-    return bytes(buffer)
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)

@@ -14,6 +14,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +22,8 @@ import pyarrow as pa
 
 from engine import failures
 from engine.frames import Frame, FrameError, Kind
+from engine.inputs import Inputs
+from engine.memory import give_back
 from engine.process import Child
 from engine.seats import Seats, error_of
 from engine.spec import Job, WorkerSpec
@@ -30,7 +33,20 @@ from tidegate.core.errors import Code, TidegateError, error_for
 
 HEED_GRACE_S = 0.3  # from asking a worker to stop until it is killed; an interrupt that is heeded takes about 10 ms
 WATCH_INTERVAL_S = 0.02
+IDLE_S = 2.0  # without a job, after which memory is given back
+STREAMED_CHUNKS_MAX = (
+    4  # of a streamed input, at the worker and not taken; at most 4 MiB each, so that it costs little memory
+)
 _NAMES_MAX = 1_000
+
+
+class _Again(Enum):
+    """There was a frame, and it was not for the reader."""
+
+    AGAIN = 0
+
+
+_AGAIN = _Again.AGAIN
 
 
 class Result:
@@ -65,7 +81,7 @@ class Result:
 
 
 class _Running:
-    """One job in one worker. The reader owns ``receive``; the watcher and the pumps only set a verdict, ask and kill."""
+    """One job in one worker. Whoever reads or gives up owns ``receive``; watcher and inputs set a verdict, ask and kill."""
 
     def __init__(
         self, pool: WorkerPool, child: Child, number: int, job: Job, deadline_s: float, cancel: threading.Event
@@ -76,10 +92,12 @@ class _Running:
         self._deadline_s = deadline_s
         self._cancel = cancel
         self._lock = threading.Lock()
+        self._reading = threading.RLock()  # held by whoever reads the channel for this job
         self._verdict: TidegateError | None = None  # guarded by _lock; the first one stays
         self._asked_at_s = 0.0
         self._told = False
         self._over = False  # guarded by _lock
+        self._inputs = Inputs(number, child.send, self.condemn, job.streamed)
         self.number = number
         self.rows = -1
 
@@ -94,6 +112,8 @@ class _Running:
             "sql": job.sql.text,
             "parameters": [values.encode(value) for value in job.sql.parameters],
             "inputs": list(job.inputs),
+            "streamed": sorted(job.streamed),
+            "keys": {name: [shape.kind, shape.rows] for name, shape in job.keys.items()},
             "rows_max": job.rows_max,
             "bytes_max": job.bytes_max,
             "input_bytes_max": limit,
@@ -103,8 +123,7 @@ class _Running:
             self._child.send(Frame(Kind.JOB, self.number, json.dumps(head).encode()))
         except OSError:
             raise self._lost() from None
-        for index, chunks in enumerate(job.inputs.values()):
-            threading.Thread(target=self._pump, args=(index, chunks), name=f"engine-input-{index}", daemon=True).start()
+        self._inputs.start(job.inputs)
         first = self._next()
         if first is None:
             raise self._broken("no answer")
@@ -130,25 +149,37 @@ class _Running:
     def _next(self) -> bytes | None:
         """Give the next chunk, or None at the end; raises the job's error. Frees the worker in both last cases."""
         while True:
+            with self._reading:
+                found = self._received()
+            if found is not _AGAIN:
+                return found
+
+    def _received(self) -> bytes | _Again | None:
+        """Read one frame. Holds ``_reading``: the channel is the next job's as soon as this one is over."""
+        if self._over:
+            raise self._verdict or error_for(Code.QUERY_CANCELLED)
+        self._raise_verdict()
+        try:
+            frame = self._child.receive()
+        except FrameError:
+            raise self._lost() from None
+        if frame.job != self.number:
+            return _AGAIN
+        if frame.kind is Kind.TAKEN and self._job.streamed:
+            self._inputs.taken(frame.input)
+            return _AGAIN
+        if frame.kind is Kind.ANSWER:
             self._raise_verdict()
-            try:
-                frame = self._child.receive()
-            except FrameError:
-                raise self._lost() from None
-            if frame.job != self.number:
-                continue
-            if frame.kind is Kind.ANSWER:
-                self._raise_verdict()
-                return frame.payload
-            if frame.kind in (Kind.ENDED, Kind.FAILED):
-                verdict = self._verdict
-                report = json.loads(frame.payload)
-                self._finish(healthy="spent" not in report)
-                if frame.kind is Kind.FAILED:
-                    raise verdict or error_of(report)
-                self.rows = int(report["rows"])
-                return None
-            raise self._broken("unexpected frame")
+            return frame.payload
+        if frame.kind in (Kind.ENDED, Kind.FAILED):
+            verdict = self._verdict
+            report = json.loads(frame.payload)
+            self._finish(healthy="spent" not in report)
+            if frame.kind is Kind.FAILED:
+                raise verdict or error_of(report)
+            self.rows = int(report["rows"])
+            return None
+        raise self._broken("unexpected frame")
 
     def _raise_verdict(self) -> None:
         if self._verdict is not None:
@@ -163,15 +194,19 @@ class _Running:
             self._settle()
 
     def _settle(self) -> None:
-        """Read until the worker says that the condemned job is over; the watcher kills it when that takes too long."""
-        while not self._over:
-            try:
-                frame = self._child.receive()
-            except (FrameError, ValueError, TimeoutError):
-                self._finish(healthy=False)
-                return
-            if frame.job == self.number and frame.kind in (Kind.ENDED, Kind.FAILED):
-                self._finish(healthy="spent" not in json.loads(frame.payload))
+        """Read until the worker says that the condemned job is over; the watcher kills it when that takes too long.
+
+        Another thread that still reads is let finish: it sees the same end. Two at once would tear frames apart.
+        """
+        with self._reading:
+            while not self._over:
+                try:
+                    frame = self._child.receive()
+                except (FrameError, ValueError, TimeoutError):
+                    self._finish(healthy=False)
+                    return
+                if frame.job == self.number and frame.kind in (Kind.ENDED, Kind.FAILED):
+                    self._finish(healthy="spent" not in json.loads(frame.payload))
 
     def _lost(self) -> TidegateError:
         status = self._child.end()
@@ -188,33 +223,8 @@ class _Running:
             if self._over:
                 return
             self._over = True
+        self._inputs.stop()
         self._pool.release(self, self._child, healthy=healthy)
-
-    # -- the inputs' side -------------------------------------------------------------------------------------------
-
-    def _pump(self, index: int, chunks: Iterator[bytes]) -> None:
-        try:
-            for chunk in chunks:
-                if self._over or self._verdict is not None:
-                    return
-                if not self._feed(Frame(Kind.CHUNK, self.number, bytes(chunk), index)):
-                    return
-            self._feed(Frame(Kind.CHUNKS_END, self.number, b"", index))
-        except TidegateError as error:
-            self.condemn(error)
-        except Exception as error:  # noqa: BLE001 - whatever an input raises ends the job, and must not vanish in this thread
-            self.condemn(error_for(Code.INTERNAL, detail=f"input: {type(error).__name__}"))
-        finally:
-            close = getattr(chunks, "close", None)
-            if close is not None:
-                close()
-
-    def _feed(self, frame: Frame) -> bool:
-        try:
-            self._child.send(frame)
-        except OSError:
-            return False  # the worker is gone; the reader finds out by itself
-        return True
 
     # -- the watcher's side -----------------------------------------------------------------------------------------
 
@@ -225,6 +235,7 @@ class _Running:
                 return
             self._verdict = error
             self._asked_at_s = time.monotonic()
+        self._inputs.stop()
         self._tell()
 
     def _tell(self) -> None:
@@ -352,12 +363,18 @@ class WorkerPool:
             self._seats.discard(child)
 
     def _watch(self) -> None:
+        used = False
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._closed or bool(self._active))
+                awake = self._wake.wait_for(
+                    lambda: self._closed or bool(self._active), timeout=IDLE_S if used else None
+                )
                 if self._closed:
                     return
                 active = list(self._active.values())
+            if not awake:  # nothing to do: what answers left behind need not be kept
+                give_back()
+            used = awake
             now_s = time.monotonic()
             for running in active:
                 running.watch(now_s)

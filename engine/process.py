@@ -15,6 +15,7 @@ import threading
 from pathlib import Path
 
 from engine.frames import Frame, FrameError, Kind, receive, send
+from engine.memory import ARENAS_MAX, KEPT_BYTES, MAPPED_BYTES_MIN
 from tidegate.core.errors import Code, error_for
 
 START_DEADLINE_S = 60.0  # 0.4 s on an idle machine; a loaded one may take long, and a start blocks no caller
@@ -159,7 +160,9 @@ def _environment() -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "LANG": "C.UTF-8",
         "TZ": "UTC",
-        "MALLOC_ARENA_MAX": "2",  # glibc reserves 64 MiB of address space an arena, and RLIMIT_AS counts it
+        "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES_MIN),
+        "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+        "MALLOC_ARENA_MAX": str(ARENAS_MAX),  # glibc reserves 64 MiB of address space an arena, and RLIMIT_AS counts it
         "ARROW_DEFAULT_MEMORY_POOL": "system",  # mimalloc reserves 1 GiB at once
         "OMP_NUM_THREADS": "1",
     }

@@ -155,6 +155,17 @@ def _table_of(data: Mapping[str, Any]) -> FileTable:
     return FileTable(**fields)
 
 
+KeyKind = Literal["integer", "text", "date"]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyShape:
+    """What an input that holds keys must be: one column ``k`` of that kind, no NULL, exactly so many rows."""
+
+    kind: KeyKind
+    rows: int
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """One query.
@@ -165,13 +176,18 @@ class Job:
         inputs: Arrow streams as ``tidegate.ipc`` cuts them, by the name under which SQL sees them: ``f0`` or
             ``department.dataset``. Each is read once, by a thread of its own; an error that an iterator raises ends the
             job and is raised by ``run``. An iterator must end by itself when its query is cancelled.
+        keys: which inputs hold keys; a worker refuses one that is not what is said here (FETCH_INVALID_DATA).
         rows_max, bytes_max: of the answer.
         input_bytes_max: of all inputs together; None means the worker's memory limit.
+        streamed: inputs that may pass through without being held, however large they are, where the engine's plan reads
+            them once from beginning to end (``engine.streamed``); the worker decides.
     """
 
     setup: tuple[str, ...]
     sql: RenderedSql
     inputs: Mapping[str, Iterator[bytes]] = field(default_factory=dict)
+    keys: Mapping[str, KeyShape] = field(default_factory=dict)
     rows_max: int = ROWS_MAX
     bytes_max: int = LEAF_BYTES_MAX
     input_bytes_max: int | None = None
+    streamed: frozenset[str] = frozenset()

@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ import pyarrow as pa
 
 from engine import failures, landlock, lockdown, sandbox
 from engine.execute import Session, Task
-from engine.frames import Frame, FrameError, Kind, receive, send
-from engine.spec import WorkerSpec
+from engine.frames import Frame, FrameError, Kind, receive, send, send_chunk
+from engine.spec import KeyShape, WorkerSpec
 from tidegate.core import values
 from tidegate.core.errors import Code, TidegateError, error_for
 
@@ -46,6 +46,7 @@ class _Inbox:
         self.cancelled = threading.Event()
         self.session: Session | None = None
         self._left = int(head["input_bytes_max"])
+        self._streamed = frozenset(index for index, name in enumerate(head["inputs"]) if name in head["streamed"])
         self._inputs: list[queue.SimpleQueue[bytes | TidegateError | None]] = [
             queue.SimpleQueue() for _ in head["inputs"]
         ]
@@ -58,7 +59,8 @@ class _Inbox:
         if frame.kind is Kind.CHUNKS_END:
             target.put(None)
             return
-        self._left -= len(frame.payload)
+        if frame.input not in self._streamed:  # the parent waits until chunks of those are taken
+            self._left -= len(frame.payload)
         if self._left < 0:
             self.stop_inputs(
                 error_for(Code.JOIN_LIMIT, "the departments' answers are larger than the query may hold at once")
@@ -71,11 +73,13 @@ class _Inbox:
         for waiting in self._inputs:
             waiting.put(error)
 
-    def chunks(self, index: int) -> Iterator[bytes]:
+    def chunks(self, index: int, taken: Callable[[int], None]) -> Iterator[bytes]:
         """Give an input's chunks as they come."""
         while (item := self._inputs[index].get()) is not None:
             if isinstance(item, TidegateError):
                 raise item
+            if index in self._streamed:
+                taken(index)
             yield item
 
 
@@ -84,6 +88,7 @@ class _Worker:
         self._channel = channel
         self._reserved_bytes_max = reserved_bytes_max
         self._instance = instance
+        self._sending = threading.Lock()  # the engine's threads say what they took while the main one sends
         self._jobs: queue.SimpleQueue[_Inbox] = queue.SimpleQueue()
         self._current: _Inbox | None = None  # written by the listener alone
 
@@ -119,6 +124,10 @@ class _Worker:
             else:
                 inbox.put(frame)
 
+    def _send(self, kind: Kind, job: int, payload: bytes | memoryview, number: int = 0) -> None:
+        with self._sending:
+            send_chunk(self._channel, kind, job, payload, number)
+
     def _work(self, inbox: _Inbox) -> Frame:
         head = inbox.head
         sandbox.limit_cpu(head["cpu_s"] + _CPU_MARGIN_S)
@@ -127,8 +136,8 @@ class _Worker:
         report: dict[str, Any]
         try:
             totals = session.run(
-                _task(inbox),
-                lambda chunk: send(self._channel, Frame(Kind.ANSWER, inbox.number, chunk)),
+                _task(inbox, lambda index: self._send(Kind.TAKEN, inbox.number, b"", index)),
+                lambda chunk: self._send(Kind.ANSWER, inbox.number, chunk),
                 inbox.cancelled.is_set,
             )
             kind, report = Kind.ENDED, {"rows": totals.rows, "bytes": totals.bytes}
@@ -152,15 +161,18 @@ class _Worker:
         return Frame(kind, inbox.number, _json(report))
 
 
-def _task(inbox: _Inbox) -> Task:
+def _task(inbox: _Inbox, taken: Callable[[int], None]) -> Task:
     head = inbox.head
     return Task(
         setup=tuple(head["setup"]),
         text=head["sql"],
         parameters=tuple(values.decode(item) for item in head["parameters"]),
-        inputs={name: inbox.chunks(index) for index, name in enumerate(head["inputs"])},
+        inputs={name: inbox.chunks(index, taken) for index, name in enumerate(head["inputs"])},
+        keys={name: KeyShape(kind, rows) for name, (kind, rows) in head["keys"].items()},
         rows_max=head["rows_max"],
         bytes_max=head["bytes_max"],
+        input_bytes_max=head["input_bytes_max"],
+        streamed=frozenset(head["streamed"]),
     )
 
 

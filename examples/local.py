@@ -175,14 +175,14 @@ class LocalExchange:
         file = self.folder / "members" / member / f"{node}.toml"
         self._spawn(f"{member}-{node}", ["node", "serve", str(file)], environment)
 
-    def wait_attached(self, members: Sequence[str]) -> None:
-        """Wait until every one of these members has a node attached."""
+    def wait_attached(self, members: Sequence[str], limit_s: float = START_S_MAX) -> None:
+        """Wait until every one of these members has a node attached; a node that copies a large database needs longer."""
 
         def attached() -> bool:
             listed = {item["name"]: item["attached"] for item in self.operator().transport.members()}
             return all(listed.get(member) for member in members)
 
-        self._wait("nodes", attached)
+        self._wait("nodes", attached, limit_s)
 
     def _spawn(self, name: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         logs = self.folder / "logs"
@@ -199,8 +199,8 @@ class LocalExchange:
             )
         self.running[name] = Running(name, process, path)
 
-    def _wait(self, what: str, ready: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + START_S_MAX
+    def _wait(self, what: str, ready: Callable[[], bool], limit_s: float = START_S_MAX) -> None:
+        deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline:
             for item in self.running.values():
                 if item.process.poll() is not None:
@@ -212,7 +212,7 @@ class LocalExchange:
                 pass  # not yet; the deadline decides
             time.sleep(0.05)
         tails = "\n".join(f"--- {item.name}\n{item.tail()}" for item in self.running.values())
-        raise StartError(f"{what} did not come up in {START_S_MAX:.0f} s:\n{tails}")
+        raise StartError(f"{what} did not come up in {limit_s:.0f} s:\n{tails}")
 
     def stop(self, name: str, *, kill: bool = False) -> int:
         """End one process: politely, or as a crash would."""

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,8 +43,12 @@ def binaries() -> Path | None:
 
 
 @contextmanager
-def postgres_server() -> Iterator[str | None]:
-    """Run a server for the length of the block and give its URL (``postgresql://...``), or None when not installed."""
+def postgres_server(settings: Mapping[str, str] | None = None) -> Iterator[str | None]:
+    """Run a server for the length of the block and give its URL (``postgresql://...``), or None when not installed.
+
+    Args:
+        settings: of the server (``shared_buffers``, ...), beside or instead of the usual ones, which suit small data.
+    """
     folder = binaries()
     if folder is None:
         yield None
@@ -54,7 +58,7 @@ def postgres_server() -> Iterator[str | None]:
     try:
         password = secrets.token_hex(16)
         _initialise(folder, data, user, password)
-        process, url = _start(folder, data, user, password)
+        process, url = _start(folder, data, user, password, {**_SETTINGS, **(settings or {})})
         try:
             yield url
         finally:
@@ -82,11 +86,13 @@ def _initialise(folder: Path, data: Path, user: str | None, password: str) -> No
         raise PostgresError(f"initdb failed: {done.stderr}")
 
 
-def _start(folder: Path, data: Path, user: str | None, password: str) -> tuple[subprocess.Popen[bytes], str]:
+def _start(
+    folder: Path, data: Path, user: str | None, password: str, settings: Mapping[str, str]
+) -> tuple[subprocess.Popen[bytes], str]:
     for _ in range(5):  # another process may take the free port before the server does
         port = _free_port()
         command = [str(folder / "postgres"), "-D", str(data / "data"), "-h", "127.0.0.1", "-p", str(port)]
-        for key, value in _SETTINGS.items():
+        for key, value in settings.items():
             command += ["-c", f"{key}={value}"]
         with (data / "server.log").open("wb") as log:
             process = subprocess.Popen(command, user=user, cwd=data, stdout=log, stderr=log)

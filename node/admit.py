@@ -13,13 +13,22 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from audit.entries import opens
-from node.values import AdmittedFragment, FragmentOffer, Session
+from node.values import AdmittedFragment, AdmittedKeys, FragmentOffer, Session
+from tidegate import ipc
 from tidegate.core.canonical import parse_json, sha256_hex
 from tidegate.core.clock import Clock, parse_timestamp
 from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, TidegateError, error_for
-from tidegate.core.grant import GRANT_LIFETIME_S_MAX, GRANT_SIZE_BYTES_MAX, Grant, fragment_bytes
-from tidegate.core.limits import ENTRY_BYTES_MAX, QUERY_DEADLINE_S_MAX, SQL_BYTES_MAX, SQL_PARAMETERS_MAX
+from tidegate.core.grant import GRANT_LIFETIME_S_MAX, GRANT_SIZE_BYTES_MAX, Grant, GrantedKeys, fragment_bytes
+from tidegate.core.limits import (
+    ENTRY_BYTES_MAX,
+    KEYS_BYTES_MAX,
+    KEYS_MAX,
+    QUERY_DEADLINE_S_MAX,
+    REDUCTIONS_MAX,
+    SQL_BYTES_MAX,
+    SQL_PARAMETERS_MAX,
+)
 from tidegate.core.names import DatasetName, IdentityKind, SpiffeId
 from tidegate.core.values import Value, decode
 from tidegate.identity.certificates import CertificateFacts
@@ -32,6 +41,7 @@ CLOCK_SKEW_S = 5.0  # how far ahead of ours a broker's clock may be; NTP keeps s
 USED_MAX = 100_000  # remembered grants; 60 s of more than 1,000 a second, beyond which a node is busy
 _FRAGMENT_SQL_BYTES_MAX = 16 * SQL_BYTES_MAX  # our own rendering of a caller's text is longer than the text
 _PARAMETERS_BYTES_MAX = 4 << 20
+KEYS_OVERHEAD_BYTES = 1 << 20  # what Arrow's messages may add to the keys' own bytes
 
 
 class Binder(Protocol):
@@ -114,11 +124,13 @@ class Admit:
         expires_at = _fresh(grant, now)
         parameters = _fragment(offer, grant)
         index, said = _receipt(grant, trust, now)
+        keys = _keys(offer, grant)
         bound = self._bind(offer, parameters)
         _check_refs(grant, bound)
+        _check_keys(keys, bound)
         _check_datasets(said, bound)
         self._used.use(grant.id, expires_at)
-        return AdmittedFragment(offer, grant, parameters, bound, index)
+        return AdmittedFragment(offer, grant, parameters, bound, index, keys)
 
     def _genuine(self, offer: FragmentOffer, session: Session, trust: Trust, now: datetime) -> Grant:
         if len(offer.grant) > GRANT_SIZE_BYTES_MAX:
@@ -179,13 +191,46 @@ def _fragment(offer: FragmentOffer, grant: Grant) -> tuple[Value, ...]:
         encoded = parse_json(offer.parameters_json, size_bytes_max=_PARAMETERS_BYTES_MAX)
         if not isinstance(encoded, list) or len(encoded) > SQL_PARAMETERS_MAX:
             raise error_for(Code.NODE_FRAGMENT, "fragment: its parameters are not a list")
-        digest = sha256_hex(fragment_bytes(offer.sql, encoded))
+        digest = sha256_hex(fragment_bytes(offer.sql, encoded, offer.reductions))
         parameters = tuple(decode(item) for item in encoded)
     except TidegateError as error:
         raise error_for(Code.NODE_FRAGMENT, "fragment: its parameters are not valid", detail=str(error)) from error
     if digest != grant.fragment:
         raise error_for(Code.NODE_GRANT, "grant: made for another fragment")
     return parameters
+
+
+def _keys(offer: FragmentOffer, grant: Grant) -> tuple[AdmittedKeys, ...]:
+    """Hold the key batches to the grant and to the reductions that the fragment's digest covers. No chunk is read here.
+
+    Raises:
+        Refused: NODE_GRANT. PeerError: NODE_FRAGMENT.
+    """
+    if not offer.keys and not grant.keys:
+        return ()
+    if len(offer.reductions) > REDUCTIONS_MAX or len(offer.keys) != len(grant.keys):
+        raise error_for(Code.NODE_GRANT, "grant: made for other keys")
+    places = [item.reduction for item in offer.keys]
+    if len(set(places)) < len(places) or any(not 0 <= place < len(offer.reductions) for place in places):
+        raise error_for(Code.NODE_FRAGMENT, "fragment: its keys are not those of its reductions")
+    if sum(len(chunk) for item in offer.keys for chunk in item.chunks) > KEYS_BYTES_MAX + KEYS_OVERHEAD_BYTES:
+        raise error_for(Code.NODE_FRAGMENT, "fragment: more bytes of keys than the limit")
+    admitted = []
+    for item, said in zip(offer.keys, grant.keys, strict=True):
+        granted = GrantedKeys.from_json(said)
+        if granted.terms != offer.reductions[item.reduction] or granted.digest != ipc.digest(item.chunks):
+            raise error_for(Code.NODE_GRANT, "grant: made for other keys")
+        admitted.append(AdmittedKeys(granted, item.chunks))
+    if sum(item.granted.count for item in admitted) > KEYS_MAX:
+        raise error_for(Code.NODE_FRAGMENT, "fragment: more keys than the limit")
+    return tuple(admitted)
+
+
+def _check_keys(keys: tuple[AdmittedKeys, ...], bound: BoundQuery) -> None:
+    """Keys are for a column that the fragment reads: on one that it does not read this node decides nothing."""
+    read = {leaf.ref: leaf.columns for leaf in bound.leaves}
+    if any(item.granted.terms.column not in read.get(item.granted.terms.ref, {}) for item in keys):
+        raise error_for(Code.NODE_FRAGMENT, "fragment: keys for a column that it does not read")
 
 
 def _receipt(grant: Grant, trust: Trust, now: datetime) -> tuple[int, Mapping[str, Any]]:

@@ -1,12 +1,11 @@
 """What leaves the node: count it, hash it, hold it to the limits, sign it.
 
 Chunks are those of ``tidegate.ipc``; every batch is validated in full on its way out, because a worker has run a query over
-data that only the department has vetted. The digest is over the chunks in order, schema first.
+data that only the department has vetted. The digest is ``tidegate.ipc.Digest``.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 
 import pyarrow as pa
@@ -43,6 +42,7 @@ class Answer:
         clock: Clock,
         started_s: float,
         rules: tuple[str, ...] = (),
+        keys_may_go_to: tuple[str, ...] = (),
     ) -> None:
         self.fragment_id = fragment_id
         self.grant_id = grant_id
@@ -54,7 +54,8 @@ class Answer:
         self._clock = clock
         self._started_s = started_s
         self._rules = rules
-        self._digest = hashlib.sha256()
+        self._keys_may_go_to = keys_may_go_to
+        self._digest = ipc.Digest()
         self._ended = False
         self.rows = 0
         self.size_bytes = 0
@@ -114,6 +115,7 @@ class Answer:
             entry_index=self._entry_index,
             elapsed_s=self._clock.monotonic_s() - self._started_s,
             rules=self._rules,
+            keys_may_go_to=self._keys_may_go_to,
         )
 
 

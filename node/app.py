@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import structlog
 
 from audit import entries
+from engine.memory import keep_buffers
 from engine.planning import PlanningPool
 from engine.pool import WorkerPool
 from node.admit import Admit, Trust, UsedGrants
@@ -20,8 +21,10 @@ from node.execute import Execute
 from node.gate import Gate
 from node.keys import KeyStore
 from node.link import Link, LinkState
+from node.prepared import Prepared
 from node.record import Record, open_log
-from node.sources import Sources, open_sources
+from node.snapshots import Snapshots
+from node.sources import Databases, Sources, open_sources
 from node.status import StatusFile
 from node.wire import GrpcDialler
 from policies.bundle import load as load_bundle
@@ -76,6 +79,7 @@ class Node:
             TidegateError: what is wrong with configuration, identity, sources or log.
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        keep_buffers()
         identity = self._folder.load()
         spiffe = identity.spiffe
         if spiffe.kind is not IdentityKind.NODE:
@@ -83,6 +87,8 @@ class Node:
         self._log = self._structured.bind(node=str(spiffe))
         config, clock = self.config, self._clock
         config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._databases = Databases(config.limits)
+        self._snapshots = Snapshots(config.state / "snapshots", clock=clock, log=self._log)
         self._sources = self._open_sources(identity)
         self.audit = open_log(config.state / "log", spiffe, clock, self._ids)
         record = Record(log=self.audit, broker_log=self._log)
@@ -109,6 +115,7 @@ class Node:
                 "config", action="start", subject=str(spiffe), details={"policy_revision": self._point.revision}
             )
         )
+        self._snapshots.start()
         self._dial(config.brokers or (identity.exchange.nodes,))
 
     def _open_sources(self, identity: LocalIdentity) -> Sources:
@@ -118,6 +125,8 @@ class Node:
             node=identity.spiffe.name,
             limits=self.config.limits,
             log=self._log,
+            databases=self._databases,
+            snapshots=self._snapshots,
         )
 
     def _describe(self) -> Sources:
@@ -140,11 +149,11 @@ class Node:
         return OpaEngine(self.config.opa_url, bundle) if self.config.opa_url else EmbeddedEngine(bundle)
 
     def _make_gate(self, record: Record) -> Gate:
-        clock = self._clock
+        clock, prepared = self._clock, Prepared()
         admit = Admit(
             trust=self._trust,
             schema=lambda: self._sources.datasets,
-            binder=PooledBinder(self._planning),
+            binder=PooledBinder(self._planning, prepared),
             used=UsedGrants(clock),
             clock=clock,
         )
@@ -156,6 +165,7 @@ class Node:
             sources=lambda: self._sources,
             keys=KeyStore(self.config.state / "keys"),
             clock=clock,
+            prepared=prepared,
         )
         return Gate(
             admit=admit,
@@ -191,7 +201,12 @@ class Node:
                 "log_entries": self.audit.size,
                 "agreements": self.agreements.counts[0],
                 "datasets": [
-                    {"name": str(name), "rows": dataset.rows, "class": dataset.dataset_class.value}
+                    {
+                        "name": str(name),
+                        "rows": dataset.rows,
+                        "class": dataset.dataset_class.value,
+                        **self._snapshots.facts(name),
+                    }
                     for name, dataset in self._sources.datasets.items()
                 ],
             }
@@ -239,7 +254,9 @@ class Node:
         for thread in (*stoppers, *self._threads):
             thread.join()
         self._work_threads.shutdown(wait=True, cancel_futures=True)
+        self._snapshots.close()
         self._workers.close()
+        self._databases.close()
         self._planning.close()
         self._engine.close()
         self.audit.close()

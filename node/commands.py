@@ -60,6 +60,9 @@ def status(
         )
         datasets = found["datasets"]
         say(f"datasets: {', '.join(str(item['name']) for item in datasets) or 'none'}")
+        copies = [item for item in datasets if "as_of" in item]
+        if copies:
+            records(copies, ("name", "as_of", "refresh", "promise", "stale", "bytes", "problem"), output)
         records(found["brokers"], ("address", "attached", "broker", "since", "sessions", "problem"), output)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from node.sections import Problems, Section
 from tidegate.core.dataset import SENSITIVITIES, DatasetClass
@@ -20,6 +20,8 @@ from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import SpiffeId, is_strict_name
 
 SourceKind = Literal["parquet", "csv", "duckdb", "postgres"]
+Mode = Literal["live", "snapshot"]
+Stale = Literal["refuse", "flag"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 _MIB = 1 << 20
 _CSV_OPTIONS = (
@@ -60,6 +62,11 @@ class DatasetConfig:
         url: of the PostgreSQL database; never logged, never described.
         column_types: for CSV, DuckDB type texts that win over what the reader guesses.
         csv_options: of DuckDB's reader; see ``_CSV_OPTIONS``.
+        mode: of a PostgreSQL dataset: ``live`` asks the database for each fragment, ``snapshot`` a copy of the node's own.
+        refresh_s: of a snapshot, the interval between copies.
+        promise_s: of a snapshot, how old an answer may be (``freshness`` as a duration); 0 promises nothing.
+        stale: of a snapshot, whether an answer past the promise is refused or flagged.
+        snapshot_bytes_max: what one copy may hold on disk; while the next one is made there are two.
     """
 
     name: str
@@ -82,6 +89,11 @@ class DatasetConfig:
     columns: Mapping[str, ColumnConfig] = field(default_factory=lambda: MappingProxyType({}))
     column_types: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     csv_options: Mapping[str, str | tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    mode: Mode = "live"
+    refresh_s: float = 3_600.0
+    promise_s: float = 0.0
+    stale: Stale = "refuse"
+    snapshot_bytes_max: int = 16 << 30
     extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
 
 
@@ -270,11 +282,42 @@ def _dataset(section: Section) -> DatasetConfig:
         column_types=section.mapping("column_types"),
         csv_options=_csv_options(section),
         extra=section.mapping("extra"),
+        **_serving(section, source),
     )
     section.end()
     if source != "csv" and (config.csv_options or config.column_types):
         section.bad("csv", "options of a CSV reader, but the source is not csv")
     return config
+
+
+class _Serving(TypedDict):
+    mode: Mode
+    refresh_s: float
+    promise_s: float
+    stale: Stale
+    snapshot_bytes_max: int
+
+
+def _serving(section: Section, source: SourceKind) -> _Serving:
+    """Read how a PostgreSQL dataset is served; the words of a snapshot anywhere else are problems."""
+    mode: Mode = section.choice("mode", "live", get_args(Mode))
+    given = [key for key in ("refresh", "stale", "snapshot_mib") if section.take(key, None) is not None]
+    if source != "postgres" and section.take("mode", None) is not None:
+        section.bad("mode", "only a dataset of source postgres has one")
+    if mode == "live":
+        for key in given:
+            section.bad(key, 'only a dataset of mode = "snapshot" has one')
+    # `freshness` is free text for the catalogue, except where the node itself must keep it
+    promised = mode == "snapshot" and bool(section.text("freshness"))
+    if "stale" in given and not promised:
+        section.bad("stale", "expected freshness, the promise that it is about, beside it")
+    return _Serving(
+        mode=mode,
+        refresh_s=section.duration_s("refresh", 3_600.0, 1, 366 * 86_400),
+        promise_s=section.duration_s("freshness", 0.0, 1, 3_660 * 86_400) if promised else 0.0,
+        stale=section.choice("stale", "refuse", get_args(Stale)),
+        snapshot_bytes_max=section.number("snapshot_mib", 16 << 10, 1, 1 << 24) * _MIB,
+    )
 
 
 def _csv_options(section: Section) -> Mapping[str, str | tuple[str, ...]]:

@@ -66,6 +66,7 @@ class Decide:
         theirs = self._broker_decision(admitted)
         decision = intersect(theirs, own)
         _refuse_unless_allowed(decision)
+        _refuse_keys_of_groups(admitted, decision)
         expires_at = decision.obligations.expires_at
         if expires_at is not None and parse_timestamp(expires_at) <= now:
             raise error_for(Code.POLICY_REFUSED, "the decision has expired", reasons=decision.reasons)
@@ -82,6 +83,12 @@ class Decide:
         if set(theirs.resources) != {leaf.ref for leaf in admitted.bound.leaves}:
             raise error_for(Code.NODE_GRANT, "grant: its decision is about other datasets")
         return theirs
+
+
+def _refuse_keys_of_groups(admitted: AdmittedFragment, decision: Decision) -> None:
+    """Where data is shared in groups, a set of keys would pick the persons who are counted."""
+    if admitted.keys and any(item.constraints.mode != "rows" for item in decision.resources.values()):
+        raise error_for(Code.POLICY_REFUSED, "keys may not narrow data that is not shared row by row")
 
 
 def _refuse_unless_allowed(decision: Decision) -> None:

@@ -24,7 +24,7 @@ from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, Family, TidegateError, error_for
 
 _RECORDED = frozenset({Family.REFUSED, Family.INTEGRITY})
-_ALSO_RECORDED = frozenset({Code.NODE_FRAGMENT, Code.POLICY_UNAVAILABLE})
+_ALSO_RECORDED = frozenset({Code.NODE_FRAGMENT, Code.NODE_STALE, Code.POLICY_UNAVAILABLE})
 
 
 class Gate:
@@ -102,7 +102,7 @@ class Gate:
         prepared = self._execute.prepare(decided)
         if offer.cancel.is_set():
             raise error_for(Code.QUERY_CANCELLED)
-        recorded = self._record.record(decided, self._sources().datasets)
+        recorded = self._record.record(decided, self._sources().datasets, prepared.ages)
         # From here on the execution is in the node's log, so a worker may see the fragment.
         left_s = deadline_s - (self._clock.monotonic_s() - started_s)
         if left_s <= 0:

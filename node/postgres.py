@@ -1,29 +1,30 @@
-"""A PostgreSQL database as a source, over ADBC: columns and statistics for the description, and scans as Arrow chunks.
+"""A PostgreSQL database as a source, over ADBC: its tables as the node knows them, and queries of our own as Arrow streams.
 
-The role that the URL names should be able to read the datasets' tables and nothing else; the session is read-only and has
-a statement timeout besides. Error texts of the server never leave this module: they quote values.
+The role that the URL names should be able to read the datasets' tables and nothing else; the session is read-only besides, its
+settings are pinned, and each query has a transaction of its own with a deadline that the server keeps too. Error texts of the
+server never leave this module: they quote values.
 """
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from node import postgres_arrow
+from node.postgres_session import INSTALLED, Failed, Sessions, problem
 from tidegate import ipc
 from tidegate.core.dataset import Column
 from tidegate.core.errors import Code, error_for
+from tidegate.sql import postgres
 from tidegate.sql.model import RenderedSql
-
-try:
-    import adbc_driver_postgresql.dbapi as adbc
-except ModuleNotFoundError:  # a node that serves files alone does without the extra `postgres`; PostgresSource says so
-    adbc = None
+from tidegate.sql.postgres_query import PostgresQuery
+from tidegate.sql.postgres_types import NativeColumn, NativeTable
 
 _TYPES = {
     "bool": "BOOLEAN",
@@ -42,30 +43,51 @@ _TYPES = {
     "bytea": "BLOB",
     "uuid": "UUID",
 }
-_DECIMAL = re.compile(r"DECIMAL\((\d+),(\d+)\)")
 _DECIMAL_DIGITS_MAX = 38  # DuckDB's and Arrow's decimal128
 _TABLE_PARTS_MAX = 2
 
 # pg_catalog rather than information_schema: the latter hides numeric's typmod of domains and is slow on large catalogues.
 _COLUMNS_SQL = """
-SELECT a.attname, t.typname, a.atttypmod, a.attnotnull
+SELECT a.attname, t.typname, a.atttypmod, a.attnotnull,
+  CASE WHEN l.collname IS NULL OR NOT l.collisdeterministic THEN '' ELSE l.collname END
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_class c ON c.oid = a.attrelid
 JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+LEFT JOIN pg_catalog.pg_collation l ON l.oid = a.attcollation
 WHERE n.nspname = $1 AND c.relname = $2 AND a.attnum > 0 AND NOT a.attisdropped
   AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
 ORDER BY a.attnum
+"""
+_FACTS_SQL = """
+SELECT pg_catalog.current_setting('server_version_num')::int4,
+  pg_catalog.current_setting('server_encoding') = 'UTF8',
+  pg_catalog.has_database_privilege(pg_catalog.current_database(), 'TEMP')
+"""
+_TABLES_SQL = """
+SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = $1 AND c.relkind IN ('r', 'p', 'v', 'm', 'f') ORDER BY c.relname
 """
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresColumn:
-    """A column of a table; ``type`` is empty when the exchange has no type for it."""
+    """A column of a table; ``type`` is empty when the exchange has no type for it; ``collation`` as in ``NativeColumn``."""
 
     name: str
     type: str
     nullable: bool
+    native: str = ""
+    collation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the server and the role can do."""
+
+    version: int
+    utf8: bool
+    may_make_views: bool
 
 
 def split_table(table: str) -> tuple[str, str]:
@@ -82,55 +104,67 @@ def quote(name: str) -> str:
 
 
 class PostgresSource:
-    """One database. A connection per scan: a scan that is cancelled or fails takes its connection with it.
+    """One database. Thread-safe: each query has a connection to itself, and one that is cancelled or fails is closed.
 
     Raises:
         CallerError: CONFIG_INVALID when the driver is not installed.
     """
 
     def __init__(self, url: str, *, statement_timeout_s: float) -> None:
-        if adbc is None:
+        if not INSTALLED:
             message = "PostgreSQL source: its driver is not installed; pip install 'tidegate-exchange[postgres]'"
             raise error_for(Code.CONFIG_INVALID, message)
-        self._url = url
-        self._timeout_ms = max(int(statement_timeout_s * 1000), 1)
+        self._sessions = Sessions(url)
+        self._timeout_s = statement_timeout_s
+        self._facts: Facts | None = None
 
-    @contextmanager
-    def _cursor(self) -> Iterator[Any]:
-        try:
-            connection = adbc.connect(self._url)
-        except adbc.Error as error:
-            raise _failed("cannot be reached", error) from None
-        try:
-            with connection.cursor() as cursor:
-                for setting in (
-                    f"statement_timeout = {self._timeout_ms}",
-                    "default_transaction_read_only = on",
-                    "TimeZone = 'UTC'",
-                ):
-                    cursor.execute(f"SET {setting}")
-                connection.commit()  # else a rollback would take the settings back
-                yield cursor
-        finally:
-            connection.rollback()
-            connection.close()
+    def close(self) -> None:
+        """Close the connections that wait for work."""
+        self._sessions.close()
+
+    @property
+    def facts(self) -> Facts:
+        """What server and role can do, asked once.
+
+        Raises:
+            PeerError: NODE_SOURCE_AWAY, NODE_EXECUTE.
+        """
+        if self._facts is None:
+            version, utf8, views = self._rows(_FACTS_SQL)[0]
+            self._facts = Facts(int(version), bool(utf8), bool(views))
+        return self._facts
 
     def columns(self, table: str) -> list[PostgresColumn]:
         """Give the table's columns in order.
 
         Raises:
-            PeerError: NODE_EXECUTE when the database cannot be asked.
+            PeerError: NODE_SOURCE_AWAY, NODE_EXECUTE when the database cannot be asked.
         """
-        with self._cursor() as cursor:
-            rows = _fetch(cursor, _COLUMNS_SQL, split_table(table))
+        rows = self._rows(_COLUMNS_SQL, split_table(table))
         return [
-            PostgresColumn(name, _type_text(kind, modifier), not not_null) for name, kind, modifier, not_null in rows
+            PostgresColumn(name, _type_text(kind, modifier), not not_null, kind, collation)
+            for name, kind, modifier, not_null, collation in rows
         ]
+
+    def tables(self, schema: str) -> list[str]:
+        """Give the names of a schema's tables and views.
+
+        Raises:
+            PeerError: as ``columns``.
+        """
+        return [str(name) for (name,) in self._rows(_TABLES_SQL, (schema,))]
+
+    def native(self, table: str) -> NativeTable:
+        """Give the table as a translation needs it (``tidegate.sql.postgres_query``)."""
+        schema, name = split_table(table)
+        # Without UTF-8 at the server its bytes are not those that DuckDB compares: texts are then only read.
+        utf8 = self.facts.utf8
+        found = {item.name: NativeColumn(item.native, item.collation if utf8 else "") for item in self.columns(table)}
+        return NativeTable(schema, name, found)
 
     def row(self, sql: str) -> tuple[Any, ...]:
         """Give the one row of a statement of our own."""
-        with self._cursor() as cursor:
-            return _fetch(cursor, sql, ())[0]
+        return self._rows(sql)[0]
 
     def scan(
         self, query: RenderedSql, columns: Sequence[Column], *, cancel: threading.Event, deadline_s: float
@@ -140,75 +174,56 @@ class PostgresSource:
         Stops, also at the server, once ``cancel`` is set or the deadline is over.
 
         Raises:
-            PeerError: NODE_EXECUTE; CallerError: QUERY_CANCELLED.
+            PeerError: NODE_EXECUTE, NODE_SOURCE_AWAY; CallerError: QUERY_CANCELLED, QUERY_DEADLINE.
         """
-        with self._cursor() as cursor:
-            _fetch(cursor, f"SET statement_timeout = {max(int(deadline_s * 1000), 1)}", ())
-            ended = threading.Event()
-            watcher = threading.Thread(target=_watch, args=(cursor, cancel, ended), name="postgres-cancel", daemon=True)
-            watcher.start()
-            try:
-                cursor.execute(query.text, tuple(query.parameters) or None)
-                reader = cursor.fetch_record_batch()
-                schema = _target(reader.schema, columns)
-                yield from ipc.cut(schema, _batches(reader, schema, cancel))
-            except (adbc.Error, pa.ArrowException, OSError) as error:
-                if cancel.is_set():
-                    raise error_for(Code.QUERY_CANCELLED) from None
-                raise _failed("the scan failed", error) from None
-            finally:
-                ended.set()
-                watcher.join()
+        until_s = time.monotonic() + deadline_s
+        types = [(column.name, column.type) for column in columns]
+        text = postgres_arrow.scaled(postgres.inlined(query), postgres_arrow.decimals_of(types))
+        with self._sessions.query((), text, cancel=cancel, until_s=until_s) as reader:
+            schema = postgres_arrow.schema_of(reader.schema, types)
+            yield from ipc.cut(schema, postgres_arrow.converted(reader, schema, units=True))
 
+    def ask(
+        self, query: PostgresQuery, schema: pa.Schema, *, cancel: threading.Event, deadline_s: float
+    ) -> Generator[bytes, None, None]:
+        """Run a translated fragment; Arrow chunks, schema first, of exactly ``schema``.
 
-def _watch(cursor: Any, cancel: threading.Event, ended: threading.Event) -> None:
-    while not ended.wait(0.1):
-        if cancel.is_set():
-            try:
-                cursor.adbc_cancel()
-            except adbc.Error:
-                return  # nothing was running: the scan sees `cancel` by itself
-            return
+        Raises:
+            PeerError: NODE_EXECUTE, NODE_SOURCE_AWAY; CallerError: QUERY_CANCELLED, QUERY_DEADLINE.
+        """
+        until_s = time.monotonic() + deadline_s
+        # A sub-query's order holds no longer than itself.
+        text = query.text if query.ordered else postgres_arrow.scaled(query.text, schema)
+        with self._sessions.query(query.setup, text, cancel=cancel, until_s=until_s) as reader:
+            yield from ipc.cut(schema, postgres_arrow.converted(reader, schema, units=not query.ordered))
 
+    @contextmanager
+    def stream(
+        self, table: tuple[str, str], columns: Sequence[tuple[str, str]], *, stop: threading.Event, deadline_s: float
+    ) -> Iterator[tuple[pa.Schema, Iterator[pa.RecordBatch]]]:
+        """Read a whole table in one read-only REPEATABLE READ transaction: its schema, and its batches.
 
-def _target(found: pa.Schema, columns: Sequence[Column]) -> pa.Schema:
-    """Give the schema that the worker is to see: ADBC hands numerics over as opaque texts, which become decimals here."""
-    types = {column.name: _DECIMAL.fullmatch(column.type) for column in columns}
-    fields = []
-    for field in found:
-        decimal = types.get(field.name)
-        fields.append(pa.field(field.name, pa.decimal128(int(decimal[1]), int(decimal[2]))) if decimal else field)
-    return pa.schema([field.remove_metadata() for field in fields])
+        Args:
+            columns: (name, DuckDB type) of those that are wanted.
 
+        Raises:
+            PeerError: NODE_EXECUTE, NODE_SOURCE_AWAY; CallerError: QUERY_CANCELLED (``stop``), QUERY_DEADLINE.
+        """
+        native = {item.name: item.native for item in self.columns(".".join(table))}
+        items = ", ".join(postgres.raw(name, native.get(name, "")) for name, _ in columns)
+        plain = f"SELECT {items} FROM {quote(table[0])}.{quote(table[1])}"  # noqa: S608 - quoted names
+        text = postgres_arrow.scaled(plain, postgres_arrow.decimals_of(columns))
+        until_s = time.monotonic() + deadline_s
+        with self._sessions.query((), text, cancel=stop, until_s=until_s) as reader:
+            schema = postgres_arrow.schema_of(reader.schema, columns)
+            yield schema, postgres_arrow.converted(reader, schema, units=True)
 
-def _batches(reader: Any, schema: pa.Schema, cancel: threading.Event) -> Iterator[pa.RecordBatch]:
-    for batch in reader:
-        if cancel.is_set():
-            raise error_for(Code.QUERY_CANCELLED)
-        arrays = [_as(array, field.type) for array, field in zip(batch.columns, schema, strict=True)]
-        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _as(array: pa.Array, kind: pa.DataType) -> pa.Array:
-    if array.type == kind:
-        return array
-    storage = array.storage if isinstance(array, pa.ExtensionArray) else array
-    return storage.cast(kind)
-
-
-def _fetch(cursor: Any, sql: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
-    try:
-        cursor.execute(sql, tuple(parameters) or None)
-        return list(cursor.fetchall())
-    except adbc.Error as error:
-        raise _failed("the description failed", error) from None
-
-
-def _failed(what: str, error: Exception) -> Exception:
-    """Make the public error; of the server's text only its SQLSTATE goes to the log: the text may quote a value."""
-    state = re.search(r"SQLSTATE:?\s*([0-9A-Z]{5})", str(error))
-    detail = f"{type(error).__name__} {state.group(1) if state else ''}".strip()
-    return error_for(Code.NODE_EXECUTE, f"PostgreSQL source: {what}", detail=detail)
+    def _rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run a small statement of our own; whatever fails has public words without a value in them."""
+        try:
+            return self._sessions.rows(sql, parameters, until_s=time.monotonic() + self._timeout_s)
+        except Failed as error:
+            raise problem(error) from None
 
 
 def _type_text(kind: str, modifier: int) -> str:

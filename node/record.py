@@ -6,7 +6,7 @@ which receipt of the broker's, and what it made of it. Refusals and changes of a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import structlog
 
 from audit import entries
 from audit.log import AuditLog
-from node.values import DecidedFragment, FragmentOffer, RecordedFragment, Session
+from node.values import AdmittedFragment, DecidedFragment, FragmentOffer, RecordedFragment, Session
 from tidegate.core.canonical import canonical, parse_json, sha256_hex
 from tidegate.core.clock import Clock, Ids
 from tidegate.core.dataset import Dataset
@@ -46,8 +46,13 @@ class Record:
         self._log = log
         self._structured = broker_log
 
-    def record(self, decided: DecidedFragment, datasets: Mapping[DatasetName, Dataset]) -> RecordedFragment:
+    def record(
+        self, decided: DecidedFragment, datasets: Mapping[DatasetName, Dataset], ages: Sequence[str] = ()
+    ) -> RecordedFragment:
         """Record the execution; returns when it is durable.
+
+        Args:
+            ages: how old the snapshots are that it reads, at least: what is read may be a younger copy.
 
         Raises:
             InternalError: AUDIT_UNAVAILABLE; the fragment must not be executed.
@@ -67,10 +72,14 @@ class Record:
             policy_revision=decided.revision,
             obligations=sha256_hex(canonical(_without_floats(decided.decision.to_json()))),
             agreements=[agreement.id for agreement in decided.agreements],
+            keys=_keys(admitted),
+            keys_may_go_to=decided.keys_may_go_to,
         )
         # The broker's receipt and the signed grant are kept: they are the department's proof of who made it answer.
         offer = admitted.offer
         side = {"sql": offer.sql, "grant": offer.grant.decode(), "signature": offer.signature.hex()}
+        if ages:
+            side["snapshots"] = "; ".join(ages)
         appended = self._log.append(entry, side, commit={"plan": [grant.fragment.encode()], "input": offer.grant})
         return RecordedFragment(decided, appended.index)
 
@@ -91,6 +100,20 @@ class Record:
     def agreement(self, action: str, agreement_id: str, content_hash: str) -> None:
         """Record that an agreement was stored or revoked."""
         self._log.append(entries.admin("agreement", action=action, subject=agreement_id, content_hash=content_hash))
+
+
+def _keys(admitted: AdmittedFragment) -> list[dict[str, str | int]]:
+    """Say what this node was given of other departments' keys; the counts by source are the broker's word."""
+    return [
+        {
+            "column": f"{admitted.bound.leaf(item.granted.terms.ref).dataset}.{item.granted.terms.column}",
+            "from": source.member,
+            "source": source.fragment,
+            "count": count,
+        }
+        for item in admitted.keys
+        for source, count in zip(item.granted.terms.sources, item.granted.counts, strict=True)
+    ]
 
 
 def _broker_entry(text: str) -> dict[str, Any]:

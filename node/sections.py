@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from glob import glob, has_magic
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_DURATION = re.compile(r"([1-9][0-9]{0,8})([smhd])\Z")
+
+
+def duration_text(seconds: float) -> str:
+    """Print a duration in the largest unit that divides it: ``15m``, ``1h``, ``90s``."""
+    whole = int(seconds)
+    unit = next(word for word in ("d", "h", "m", "s") if whole % _UNITS_S[word] == 0)
+    return f"{whole // _UNITS_S[unit]}{unit}"
 
 
 class Problems:
@@ -78,6 +89,19 @@ class Section:
             self.bad(key, f"expected a whole number from {low} to {high}")
             return default
         return value
+
+    def duration_s(self, key: str, default_s: float, low_s: float, high_s: float) -> float:
+        """Give a duration in seconds, written ``90s``, ``15m``, ``1h`` or ``2d``."""
+        value = self.take(key, None)
+        if value is None:
+            return default_s
+        match = _DURATION.match(value) if isinstance(value, str) else None
+        seconds = float(int(match[1]) * _UNITS_S[match[2]]) if match else -1.0
+        if not low_s <= seconds <= high_s:
+            usual = f"from {duration_text(low_s)} to {duration_text(high_s)}"
+            self.bad(key, f"expected a duration such as 15m or 1h, {usual}")
+            return default_s
+        return seconds
 
     def choice(self, key: str, default: str, allowed: tuple[str, ...], environment_name: str = "") -> Any:
         """Give one of the allowed words; the default where it is not."""

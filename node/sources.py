@@ -1,13 +1,14 @@
 """Where the node's datasets lie, and what its locked workers must be able to read for them.
 
-Files go into the workers' specification: a worker can open exactly these. PostgreSQL tables do not: the serving process
-scans them (it alone holds the URL) and hands the rows to a worker.
+Files go into the workers' specification: a worker can open exactly these, and a snapshot of a PostgreSQL table is one of them.
+Live PostgreSQL tables are not: the serving process asks their database (it alone holds the URL), and where the database cannot
+compute an answer itself, hands rows to a worker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import structlog
 
@@ -15,18 +16,39 @@ from engine.spec import FileTable, WorkerSpec
 from node.config import DatasetConfig, EngineLimits
 from node.describe import DuckDescriber, PostgresDescriber, describe
 from node.postgres import PostgresSource, split_table
+from node.snapshot import TABLE
+from node.snapshots import Snapshot, Snapshots, Terms
 from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import DatasetName
+from tidegate.sql.postgres_types import NativeTable
 
 
 @dataclass(frozen=True, slots=True)
 class PostgresTable:
-    """A dataset that lies in PostgreSQL."""
+    """A dataset that lies in PostgreSQL and is asked for live; ``source`` is one object for each database."""
 
     source: PostgresSource
-    schema: str
-    table: str
+    native: NativeTable
+
+
+class Databases:
+    """The PostgreSQL databases of a node, each opened once. Used by the thread that describes."""
+
+    def __init__(self, limits: EngineLimits) -> None:
+        self._limits = limits
+        self._held: dict[str, PostgresSource] = {}
+
+    def get(self, url: str) -> PostgresSource:
+        """Give the database of a URL."""
+        if url not in self._held:
+            self._held[url] = PostgresSource(url, statement_timeout_s=self._limits.fragment_deadline_s_max)
+        return self._held[url]
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        for source in self._held.values():
+            source.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +59,7 @@ class Sources:
     files: tuple[FileTable, ...]
     databases: tuple[tuple[str, str], ...]
     postgres: Mapping[DatasetName, PostgresTable]
+    snapshots: Mapping[DatasetName, Snapshot] = field(default_factory=dict)
 
     def worker_spec(self, limits: EngineLimits) -> WorkerSpec:
         """Give the specification of the node's workers."""
@@ -58,8 +81,14 @@ def open_sources(
     node: str,
     limits: EngineLimits,
     log: structlog.stdlib.BoundLogger,
+    databases: Databases | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Sources:
     """Describe every dataset and say how it is read.
+
+    Args:
+        databases: those that were opened before; None opens anew.
+        snapshots: of the node; needed where a dataset is one.
 
     Raises:
         CallerError: CONFIG_INVALID; the message names every dataset that cannot be served.
@@ -67,11 +96,18 @@ def open_sources(
     problems: list[str] = []
     datasets: dict[DatasetName, Dataset] = {}
     postgres: dict[DatasetName, PostgresTable] = {}
+    copies: dict[DatasetName, Snapshot] = {}
+    held = databases or Databases(limits)
     files: list[FileTable] = []
     aliases: dict[str, str] = {}
     for config in configs:
+        name = DatasetName(member, config.name)
         try:
-            dataset, table = _open(config, member=member, node=node, limits=limits, log=log)
+            if config.source == "postgres" and config.mode == "snapshot":
+                copies[name] = _snapshot(config, name, held, snapshots)
+                config = _of_copy(config, copies[name])  # from here on it is a file like any other
+            table = _live(config, held) if config.source == "postgres" else None
+            dataset = _describe(config, table, member=member, node=node, log=log)
         except TidegateError as error:
             log.error("dataset cannot be served", dataset=config.name, code=error.code.value, detail=error.detail)
             problems.append(f"{config.name}: {error.message}")
@@ -83,21 +119,44 @@ def open_sources(
             files.append(_file_table(config, dataset, aliases))
     if problems:
         raise error_for(Code.CONFIG_INVALID, "datasets: " + "; ".join(problems))
-    databases = tuple((path, alias) for path, alias in aliases.items())
-    return Sources(datasets=datasets, files=tuple(files), databases=databases, postgres=postgres)
+    attached = tuple((path, alias) for path, alias in aliases.items())
+    return Sources(datasets=datasets, files=tuple(files), databases=attached, postgres=postgres, snapshots=copies)
 
 
-def _open(
-    config: DatasetConfig, *, member: str, node: str, limits: EngineLimits, log: structlog.stdlib.BoundLogger
-) -> tuple[Dataset, PostgresTable | None]:
-    if config.source == "postgres":
-        source = PostgresSource(config.url, statement_timeout_s=limits.fragment_deadline_s_max)
-        postgres = PostgresDescriber(source, config.table)
-        described = describe(config, member=member, node=node, describer=postgres, log=log)
-        return described, PostgresTable(source, *split_table(config.table))
+def _snapshot(config: DatasetConfig, name: DatasetName, databases: Databases, snapshots: Snapshots | None) -> Snapshot:
+    if snapshots is None:
+        raise error_for(Code.CONFIG_INVALID, "snapshot: only a node that keeps state can have one")
+    terms = Terms(config.refresh_s, config.promise_s, config.stale, config.snapshot_bytes_max)
+    return snapshots.open(name, terms, databases.get(config.url), split_table(config.table))
+
+
+def _of_copy(config: DatasetConfig, copy: Snapshot) -> DatasetConfig:
+    """Give the configuration of the copy: a table of a DuckDB file, which says of itself what it is a copy of."""
+    said = {"serving": copy.serving, **config.extra}
+    return replace(config, source="duckdb", paths=(copy.path,), table=TABLE, extra=said)
+
+
+def _live(config: DatasetConfig, databases: Databases) -> PostgresTable:
+    source = databases.get(config.url)
+    return PostgresTable(source, source.native(config.table))
+
+
+def _describe(
+    config: DatasetConfig,
+    table: PostgresTable | None,
+    *,
+    member: str,
+    node: str,
+    log: structlog.stdlib.BoundLogger,
+) -> Dataset:
+    if table is not None:
+        live = replace(config, extra={"serving": "live", **config.extra})
+        return describe(
+            live, member=member, node=node, describer=PostgresDescriber(table.source, config.table), log=log
+        )
     describer = DuckDescriber(config)
     try:
-        return describe(config, member=member, node=node, describer=describer, log=log), None
+        return describe(config, member=member, node=node, describer=describer, log=log)
     finally:
         describer.close()
 

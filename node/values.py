@@ -10,10 +10,18 @@ from dataclasses import dataclass, field
 
 from tidegate.core.agreement import Agreement
 from tidegate.core.decision import Decision
-from tidegate.core.grant import Grant
+from tidegate.core.grant import Grant, GrantedKeys, KeyTerms
 from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
 from tidegate.sql.model import BoundQuery
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedKeys:
+    """A batch of keys as it came; ``reduction`` is the place of its reduction, ``chunks`` are Arrow, schema first."""
+
+    reduction: int
+    chunks: tuple[bytes, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +30,7 @@ class FragmentOffer:
 
     Args:
         deadline_s: time left, from when the message was read.
+        reductions: every one that the fragment's digest covers; keys: batches for some of them, in the grant's order.
         cancel: set by a cancel of the broker, or when its link ends.
     """
 
@@ -34,6 +43,8 @@ class FragmentOffer:
     deadline_s: float
     rows_max: int
     bytes_max: int
+    reductions: tuple[KeyTerms, ...] = ()
+    keys: tuple[OfferedKeys, ...] = ()
     cancel: threading.Event = field(default_factory=threading.Event, compare=False)
 
 
@@ -46,6 +57,14 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class AdmittedKeys:
+    """A batch of keys that the grant names, by their digest. What is in the chunks only a worker looks at."""
+
+    granted: GrantedKeys
+    chunks: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class AdmittedFragment:
     """A fragment under a genuine, fresh, unused grant with a receipt that verifies, parsed and bound again here."""
 
@@ -54,6 +73,7 @@ class AdmittedFragment:
     parameters: tuple[Value, ...]
     bound: BoundQuery
     receipt_index: int
+    keys: tuple[AdmittedKeys, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +84,12 @@ class DecidedFragment:
     decision: Decision
     revision: str
     agreements: tuple[Agreement, ...]
+
+    @property
+    def keys_may_go_to(self) -> tuple[str, ...]:
+        """Of the members to whose nodes the grant says that keys of the answer are meant to go, those to which they may."""
+        granted = self.admitted.grant.keys_go_to
+        return tuple(member for member in granted if self.decision.keys_may_go(self.decision.resources, member))
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +116,7 @@ class Trailer:
     entry_index: int
     elapsed_s: float
     rules: tuple[str, ...] = ()
+    keys_may_go_to: tuple[str, ...] = ()
 
 
 Refs = Mapping[str, DatasetName]

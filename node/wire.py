@@ -13,11 +13,13 @@ import structlog
 
 from node.answer import Answer, Signer
 from node.conversation import AgreementPushed, Beat, Cancelled, DescribeAsked, Drained, Heard, Offered, Welcomed
-from node.values import FragmentOffer, Trailer
+from node.values import FragmentOffer, OfferedKeys, Trailer
+from tidegate import chunk_wire
 from tidegate.channel import open_channel
 from tidegate.core.clock import Clock
 from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.grant import KeySource, KeyTerms
 from tidegate.core.limits import PROTOCOL_VERSION, SMALL_ANSWER_BYTES_MAX
 from tidegate.identity.folder import IdentityFolder, LocalIdentity
 from tidegate.identity.joining import renew_expired, renew_over_link
@@ -79,6 +81,11 @@ class GrpcLine:
         self._up: queue.SimpleQueue[node_service_pb2.AttachUp | None] = queue.SimpleQueue()
         self._closed = threading.Event()
         self._stub = node_service_pb2_grpc.NodeServiceStub(channel)
+        self._deliver_call = channel.stream_unary(
+            "/tidegate.v1.NodeService/Deliver",
+            request_serializer=_serialized,
+            response_deserializer=node_service_pb2.DeliverResponse.FromString,
+        )
         hello = node_service_pb2.Hello(version=_version(), session_nonce=nonce, dataset_json=_documents(datasets))
         self._up.put(node_service_pb2.AttachUp(hello=hello))
         self._call = self._stub.Attach(iter(self._up.get, None))
@@ -120,7 +127,7 @@ class GrpcLine:
     ) -> Trailer:
         outcome: list[Trailer | TidegateError] = []
 
-        def messages() -> Iterator[node_service_pb2.DeliverRequest]:
+        def messages() -> Iterator[node_service_pb2.DeliverRequest | bytes]:
             # gRPC reads this in a thread of its own, one message ahead at most: a slow broker slows the worker.
             yield node_service_pb2.DeliverRequest(
                 start=node_service_pb2.DeliverStart(
@@ -129,9 +136,9 @@ class GrpcLine:
             )
             try:
                 while first:
-                    yield node_service_pb2.DeliverRequest(message=first.pop(0))
+                    yield chunk_wire.deliver_request(first.pop(0))
                 for chunk in rest:
-                    yield node_service_pb2.DeliverRequest(message=chunk)
+                    yield chunk_wire.deliver_request(chunk)
                 trailer = answer.trailer(sign)
                 outcome.append(trailer)
                 yield node_service_pb2.DeliverRequest(trailer=_trailer(trailer))
@@ -143,7 +150,7 @@ class GrpcLine:
                 yield node_service_pb2.DeliverRequest(failure=to_detail(error_for(Code.INTERNAL)))
 
         try:
-            reply = self._stub.Deliver(messages(), timeout=DELIVER_DEADLINE_S)
+            reply = self._deliver_call(messages(), timeout=DELIVER_DEADLINE_S)
         except grpc.RpcError as error:
             answer.close()
             raise from_rpc_error(error) from error
@@ -215,6 +222,10 @@ class GrpcLine:
             self._channel.close()
 
 
+def _serialized(item: node_service_pb2.DeliverRequest | bytes) -> bytes:
+    return item if isinstance(item, bytes) else item.SerializeToString()
+
+
 def _version() -> common_pb2.Version:
     return common_pb2.Version(protocol=PROTOCOL_VERSION, features=FEATURES, software=SOFTWARE)
 
@@ -233,6 +244,7 @@ def _trailer(trailer: Trailer) -> node_service_pb2.Trailer:
         entry_index=trailer.entry_index,
         elapsed_s=trailer.elapsed_s,
         rules=trailer.rules,
+        keys_may_go_to=trailer.keys_may_go_to,
     )
 
 
@@ -270,7 +282,14 @@ def _offer(message: node_service_pb2.Fragment) -> FragmentOffer:
         deadline_s=message.deadline_s,
         rows_max=message.rows_max,
         bytes_max=message.bytes_max,
+        reductions=tuple(map(_reduction, message.reductions)),
+        keys=tuple(OfferedKeys(item.reduction, (item.schema, *item.messages)) for item in message.keys),
     )
+
+
+def _reduction(message: node_service_pb2.Reduction) -> KeyTerms:
+    sources = tuple(KeySource(item.fragment, item.column, item.member) for item in message.sources)
+    return KeyTerms(message.ref, message.column, sources)
 
 
 def _agreement(message: node_service_pb2.AgreementPush) -> AgreementPushed:

@@ -61,7 +61,12 @@ class Engine(Protocol):
 
 
 class EmbeddedEngine:
-    """rego-cpp: the bundle is compiled once, then evaluated by entry point. Thread-safe."""
+    """rego-cpp: the bundle is compiled once, then evaluated by entry point. Thread-safe.
+
+    Its answers may be kept (``policies.memory``): nobody can change the rules while the process runs.
+    """
+
+    may_be_kept = True
 
     def __init__(self, bundle: Bundle, *, timeout_s: float = TIMEOUT_S, threads: int = EMBEDDED_THREADS) -> None:
         self._revision = bundle.revision

@@ -7,9 +7,10 @@ answer may be stricter in everything; one that is looser is no answer. Overlays 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tidegate.core.agreement import ANY_MEMBER
 from tidegate.core.dataset import SENSITIVITIES
 from tidegate.core.decision import MODES, ResourceDecision
 
@@ -27,6 +28,8 @@ def beneath(question: Mapping[str, Any], asked: Mapping[str, Any], answer: Resou
         return "an identity that may not query"
     if question["registered"] is False:
         return "a purpose or legal basis that is not registered"
+    if answer.constraints.keys_may_go_to and answer.constraints.mode != "rows":
+        return "keys of data that is not shared row by row"
     fault = _columns(question, asked, answer)
     if fault or asked["class"] == "open":
         return fault
@@ -70,7 +73,12 @@ def _within(answer: ResourceDecision, terms: Agreement) -> bool:
         and MODES.index(answer.constraints.mode) <= MODES.index(terms["mode"])
         and answer.constraints.min_group_size >= terms["min_group_size"]
         and _narrows(answer.row_filter, terms["row_filter"])
+        and _keys_within(answer.constraints.keys_may_go_to, terms.get("keys_may_go_to", ()))
     )
+
+
+def _keys_within(given: Sequence[str], agreed: Sequence[str]) -> bool:
+    return ANY_MEMBER in agreed or (ANY_MEMBER not in given and set(given) <= set(agreed))
 
 
 def _narrows(row_filter: Mapping[str, Any], agreed: Mapping[str, Any]) -> bool:

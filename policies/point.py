@@ -16,6 +16,7 @@ import jsonschema
 from policies.bundle import read_schema
 from policies.engines import Engine, EngineError
 from policies.floor import beneath
+from policies.memory import DecisionMemory, question_key
 from tidegate.core.clock import Clock, parse_timestamp
 from tidegate.core.dataset import Column, Dataset, DatasetClass
 from tidegate.core.decision import Decision, ResourceDecision
@@ -30,8 +31,16 @@ class DecisionPoint:
     def __init__(self, engine: Engine, clock: Clock) -> None:
         self._engine = engine
         self._clock = clock
+        self._memory = DecisionMemory(clock)
+        # A server's rules can be changed under us, and its own log of decisions must be whole: it is asked each time.
+        self._may_keep = bool(getattr(engine, "may_be_kept", False))
         self._questions = _validator("question")
         self._answers = _validator("decision")
+
+    @property
+    def kept(self) -> tuple[int, int]:
+        """How often a kept decision served, and how often the engine was asked."""
+        return self._memory.counts
 
     @property
     def revision(self) -> str:
@@ -60,6 +69,17 @@ class DecisionPoint:
             raise _unavailable(f"unexpected: {error!r}"[:2000]) from error
 
     def _decide(self, question: Mapping[str, Any]) -> Decision:
+        if not self._may_keep:
+            return self._ask(question)
+        key = question_key(self._engine.revision, question)
+        kept = self._memory.find(key, question)
+        if kept is not None:
+            return kept
+        decision = self._ask(question)
+        self._memory.keep(key, question, decision)
+        return decision
+
+    def _ask(self, question: Mapping[str, Any]) -> Decision:
         _validate(self._questions, question, "question")
         resources = {resource["ref"]: resource for resource in question["resources"]}
         if len(resources) != len(question["resources"]):

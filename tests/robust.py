@@ -6,7 +6,6 @@ status that any of these tests sees passes ``Seen.take``, which refuses texts th
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import pkgutil
@@ -303,7 +302,7 @@ class LightNode:
     def answer_chunks(
         self, fragment: node_service_pb2.Fragment, chunks: Sequence[bytes], rows: int = 1, signature: bytes = b""
     ) -> None:
-        digest = hashlib.sha256(b"".join(chunks)).hexdigest()
+        digest = ipc.digest(chunks)
         signed = trailer_bytes(digest, fragment.id, self.grant_id(fragment), rows)
         trailer = node_service_pb2.Trailer(
             rows=rows, digest=digest, signature=signature or keys.sign(self.identity.key, signed)

@@ -2,25 +2,61 @@
 
 A stream is a sequence of byte chunks. The first chunk is the schema message; each further chunk is what the Arrow stream
 writer wrote for one record batch: its dictionary messages, if any, then the batch. Concatenated, with the end marker, the
-chunks are an Arrow IPC stream. A digest of a stream is SHA-256 over the chunks in order, schema first.
+chunks are an Arrow IPC stream.
 
 Reading foreign Arrow data can crash a process (Arrow: Security Considerations), so ``read`` validates every batch in full
-before anybody touches it.
+before anybody touches it (``tidegate.arrow_check``). Batches lie in the chunks that they came in; nothing is copied.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
 
+from tidegate import arrow_check
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import BATCH_BYTES_MAX, BATCH_ROWS_MAX, MESSAGE_BYTES_MAX
 
 # What Arrow, or our look at its headers, raises on bytes that are not a stream.
 _MALFORMED = (pa.ArrowException, OSError, ValueError, TypeError, EOFError, MemoryError)
 _END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
+
+
+class Digest:
+    """The digest of a stream: SHA-256 over the SHA-256 of the schema's chunk and the SHA-256 of all chunks after it.
+
+    Two parts, so that a broker that only renames the columns of a node's answer need not hash its rows a second time.
+    """
+
+    def __init__(self) -> None:
+        self._schema: bytes | None = None
+        self._batches = hashlib.sha256()
+
+    def update(self, chunk: bytes) -> None:
+        """Take the next chunk; the schema's first."""
+        if self._schema is None:
+            self._schema = hashlib.sha256(chunk).digest()
+        else:
+            self._batches.update(chunk)
+
+    def hexdigest(self) -> str:
+        """Give the digest of what was taken so far, lower-case hexadecimal."""
+        return hashlib.sha256((self._schema or b"") + self._batches.digest()).hexdigest()
+
+    def under(self, schema: bytes) -> str:
+        """Give the digest of the same batches under another schema's chunk."""
+        return hashlib.sha256(hashlib.sha256(schema).digest() + self._batches.digest()).hexdigest()
+
+
+def digest(chunks: Iterable[bytes]) -> str:
+    """Give the digest of a whole stream."""
+    whole = Digest()
+    for chunk in chunks:
+        whole.update(chunk)
+    return whole.hexdigest()
 
 
 class _Tape(io.RawIOBase):
@@ -48,6 +84,23 @@ def cut(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]
 
     Batches larger than ``BATCH_ROWS_MAX`` rows or ``BATCH_BYTES_MAX`` bytes are sliced.
     """
+    for chunk in cut_views(schema, batches):
+        yield bytes(chunk)
+
+
+def cut_views(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[bytes | memoryview]:
+    """Give the same chunks where they were written, for somebody who only sends them on."""
+    if arrow_check.has_dictionary(schema):
+        yield from _cut_with_dictionaries(schema, batches)
+        return
+    yield schema_chunk(schema)
+    for batch in batches:
+        for piece in _slices(batch):
+            yield memoryview(piece.serialize())
+
+
+def _cut_with_dictionaries(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[bytes]:
+    """Cut with Arrow's own writer, which knows what dictionaries were sent."""
     tape = _Tape()
     options = pa.ipc.IpcWriteOptions(emit_dictionary_deltas=False, unify_dictionaries=False)
     first = schema_chunk(schema)
@@ -103,14 +156,22 @@ class _Feed:
         parts = []
         while size and not (self._ended and not self._rest):
             if not self._rest:
-                self._rest = memoryview(self._next())
+                self._rest = memoryview(self._checked())
             part = self._rest[:size]
             self._rest = self._rest[len(part) :]
             parts.append(part)
             size -= len(part)
         return b"".join(parts)
 
-    def _next(self) -> bytes:
+    def _checked(self) -> bytes:
+        chunk = self.next()
+        if chunk is None:
+            return _END
+        arrow_check.refuse_compressed(chunk)
+        return chunk
+
+    def next(self) -> bytes | None:
+        """Take a whole chunk; None at the end."""
         try:
             chunk = next(self._chunks, None)
         except BaseException as error:
@@ -118,46 +179,13 @@ class _Feed:
             raise
         if chunk is None:
             self._ended = True
-            return _END
-        _refuse_compressed(chunk)
+            return None
         return chunk
 
-
-def _refuse_compressed(chunk: bytes) -> None:
-    """Refuse a chunk with a compressed record batch or dictionary: a small message could become any size.
-
-    Source: Arrow columnar format, Message.fbs: ``Message.header`` is a union (field 1 its type, field 2 the table);
-    ``DictionaryBatch.data`` is field 1; ``RecordBatch.compression`` is field 3.
-    """
-    reader = pa.ipc.MessageReader.open_stream(pa.BufferReader(chunk))
-    while True:
-        try:
-            message = reader.read_next_message()
-        except (StopIteration, EOFError):
-            return
-        if message.type == "schema":
-            continue
-        view = memoryview(message.metadata)
-        table = _table(view, int.from_bytes(view[:4], "little"), 2)
-        if message.type == "dictionary":
-            table = _table(view, table, 1)
-        if table == 0 or _offset(view, table, 3):
-            raise ValueError("a compressed or malformed message")
-
-
-def _table(view: memoryview, table: int, field: int) -> int:
-    """Give the position of the table that a flatbuffer's field points to; 0 when it has none."""
-    offset = _offset(view, table, field)
-    place = table + offset
-    return place + int.from_bytes(view[place : place + 4], "little") if offset else 0
-
-
-def _offset(view: memoryview, table: int, field: int) -> int:
-    """Read a field's offset from a flatbuffer table's vtable; 0 when the field is absent."""
-    vtable = table - int.from_bytes(view[table : table + 4], "little", signed=True)
-    entry = vtable + 4 + 2 * field
-    inside = vtable >= 0 and entry + 2 <= vtable + int.from_bytes(view[vtable : vtable + 2], "little")
-    return int.from_bytes(view[entry : entry + 2], "little") if inside else 0
+    def put_back(self, chunk: bytes) -> None:
+        """Let a chunk be read once more."""
+        arrow_check.refuse_compressed(chunk)
+        self._rest = memoryview(chunk)
 
 
 def read(chunks: Iterator[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
@@ -175,22 +203,38 @@ def read(chunks: Iterator[bytes]) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
 class _Opened:
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._feed = _Feed(chunks)
+        self._reader: pa.RecordBatchReader | None = None
         try:
-            self._reader = pa.ipc.open_stream(pa.PythonFile(self._feed, mode="r"))
-            self.schema: pa.Schema = self._reader.schema
+            first = self._feed.next() or b""
+            self.schema = arrow_check.plain_schema(first)
+            if self.schema is None:  # dictionaries lie between the batches: only Arrow's own reader knows them
+                self._feed.put_back(first)
+                self._reader = pa.ipc.open_stream(pa.PythonFile(self._feed, mode="r"))
+                self.schema = self._reader.schema
         except _MALFORMED as error:
             raise self._feed.failure or _invalid(error) from error
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         while True:
             try:
-                batch = self._reader.read_next_batch()
-                batch.validate(full=True)
-            except StopIteration:
-                return
+                batch = self._next()
+                if batch is None:
+                    return
+                arrow_check.validate(batch)
             except _MALFORMED as error:
                 raise self._feed.failure or _invalid(error) from error
             yield batch
+
+    def _next(self) -> pa.RecordBatch | None:
+        if self._reader is not None:
+            try:
+                return self._reader.read_next_batch()
+            except StopIteration:
+                return None
+        chunk = self._feed.next()
+        if chunk is None or chunk == _END:
+            return None
+        return arrow_check.read_batch(chunk, self.schema)
 
 
 def _invalid(error: Exception) -> Exception:

@@ -24,9 +24,13 @@ from broker.attachments import (
     PendingFragment,
     TrailerFacts,
 )
+from broker.keys import SentKeys
+from tidegate import chunk_wire
+from tidegate.core.agreement import KEYS_MEMBERS_MAX
 from tidegate.core.caller import Caller
 from tidegate.core.dataset import Dataset
 from tidegate.core.errors import Code, TidegateError, error_for
+from tidegate.core.grant import KeyTerms
 from tidegate.core.limits import PROTOCOL_VERSION
 from tidegate.core.names import IdentityKind
 from tidegate.v1 import common_pb2, node_service_pb2, node_service_pb2_grpc
@@ -168,12 +172,12 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
                 raise error_for(Code.WIRE_INVALID, "attach: unexpected message")
 
     def Deliver(
-        self, request_iterator: Iterator[node_service_pb2.DeliverRequest], context: grpc.ServicerContext
+        self, request_iterator: Iterator[node_service_pb2.DeliverRequest | bytes], context: grpc.ServicerContext
     ) -> node_service_pb2.DeliverResponse:
         """Take one larger answer. The first message must name a fragment that this very node was given."""
         with self._guard.stream(context) as caller:
             first = next(request_iterator, None)
-            if first is None or first.WhichOneof("kind") != "start":
+            if not isinstance(first, node_service_pb2.DeliverRequest) or first.WhichOneof("kind") != "start":
                 raise error_for(Code.WIRE_INVALID, "deliver: expected a start first")
             pending = self._find(caller, first.start.fragment_id, first.start.grant_id)
             stopped = error_for(Code.FETCH_NODE_FAILED, f"{caller.member}: its node stopped in the middle of an answer")
@@ -202,12 +206,15 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
 
 
 def _delivered(
-    schema: bytes, messages: Iterator[node_service_pb2.DeliverRequest], pending: PendingFragment, member: str
+    schema: bytes, messages: Iterator[node_service_pb2.DeliverRequest | bytes], pending: PendingFragment, member: str
 ) -> node_service_pb2.DeliverResponse:
     pending.put(schema, wait=True)
     for message in messages:
         if pending.is_closed:
             break
+        if isinstance(message, bytes):
+            pending.put(message, wait=True)
+            continue
         match message.WhichOneof("kind"):
             case "message":
                 pending.put(message.message, wait=True)
@@ -220,6 +227,33 @@ def _delivered(
             case _:
                 raise error_for(Code.WIRE_INVALID, "deliver: unexpected message")
     return node_service_pb2.DeliverResponse(accepted=False)
+
+
+def _delivered_item(raw: bytes) -> node_service_pb2.DeliverRequest | bytes:
+    chunk = chunk_wire.delivered(raw)
+    return node_service_pb2.DeliverRequest.FromString(raw) if chunk is None else chunk
+
+
+def add_node_service(servicer: NodeServicer, server: grpc.Server) -> None:
+    """Serve the methods of node_service.proto; as the generated function does, but chunks come as bytes."""
+    handlers = {
+        "Attach": grpc.stream_stream_rpc_method_handler(
+            servicer.Attach,
+            request_deserializer=node_service_pb2.AttachUp.FromString,
+            response_serializer=node_service_pb2.AttachDown.SerializeToString,
+        ),
+        "Deliver": grpc.stream_unary_rpc_method_handler(
+            servicer.Deliver,
+            request_deserializer=_delivered_item,
+            response_serializer=node_service_pb2.DeliverResponse.SerializeToString,
+        ),
+        "RenewLink": grpc.unary_unary_rpc_method_handler(
+            servicer.RenewLink,
+            request_deserializer=node_service_pb2.RenewLinkRequest.FromString,
+            response_serializer=node_service_pb2.RenewLinkResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tidegate.v1.NodeService", handlers),))
 
 
 def _version() -> common_pb2.Version:
@@ -249,6 +283,7 @@ def _trailer(message: node_service_pb2.Trailer) -> TrailerFacts:
         entry_index=message.entry_index,
         elapsed_s=message.elapsed_s,
         rules=tuple(plain_text(rule, RULE_CHARS_MAX) for rule in message.rules[:RULES_MAX]),
+        keys_may_go_to=tuple(message.keys_may_go_to[:KEYS_MEMBERS_MAX]),
     )
 
 
@@ -266,6 +301,21 @@ def _seconds(value: float) -> float:
     return min(max(value, 0.0), RETRY_AFTER_S_MAX) if math.isfinite(value) else 0.0
 
 
+def _reduction(terms: KeyTerms) -> node_service_pb2.Reduction:
+    return node_service_pb2.Reduction(
+        ref=terms.ref,
+        column=terms.column,
+        sources=[
+            node_service_pb2.KeySource(fragment=item.fragment, column=item.column, member=item.member)
+            for item in terms.sources
+        ],
+    )
+
+
+def _key_batch(keys: SentKeys) -> node_service_pb2.KeyBatch:
+    return node_service_pb2.KeyBatch(reduction=keys.place, schema=keys.chunks[0], messages=keys.chunks[1:])
+
+
 def _down(order: Order) -> node_service_pb2.AttachDown:
     match order:
         case FragmentOrder():
@@ -280,6 +330,8 @@ def _down(order: Order) -> node_service_pb2.AttachDown:
                     deadline_s=order.deadline_s,
                     rows_max=order.rows_max,
                     bytes_max=order.bytes_max,
+                    reductions=map(_reduction, order.reductions),
+                    keys=map(_key_batch, order.keys),
                 )
             )
         case CancelOrder():

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from broker.admission import Admission
+from broker.analysis import Analysis, Stopwatch, cost
 from broker.deliver import Answer, report_json
 from broker.disclosure import disclosure
 from broker.pipeline import Pipeline
 from broker.replay import UsedIds
 from broker.values import ClosedRecord, RecordedPlan, Request
+from tidegate import chunk_wire
 from tidegate.core.caller import Caller
 from tidegate.core.canonical import parse_json
 from tidegate.core.clock import Clock, Ids, timestamp
@@ -27,6 +29,7 @@ from tidegate.core.limits import (
     SQL_PARAMETERS_MAX,
 )
 from tidegate.core.values import Value, decode
+from tidegate.sql.barriers import Barrier
 from tidegate.sql.explain import explain as explain_plan
 from tidegate.sql.explain import picture
 from tidegate.v1 import common_pb2, query_service_pb2, query_service_pb2_grpc
@@ -52,9 +55,9 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
         self._clock = clock
         self._ids = ids
 
-    def Execute(
+    def Execute(  # type: ignore[override]  # chunks leave as bytes, see add_query_service
         self, request: query_service_pb2.ExecuteRequest, context: grpc.ServicerContext
-    ) -> Iterator[query_service_pb2.ExecuteResponse]:
+    ) -> Iterator[query_service_pb2.ExecuteResponse | bytes]:
         """Answer one query."""
         with self._guard.stream(context) as caller, self._admission.admitted(caller.member):
             if request.version.protocol not in (0, PROTOCOL_VERSION):
@@ -67,20 +70,14 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
     def Explain(
         self, request: query_service_pb2.ExplainRequest, context: grpc.ServicerContext
     ) -> query_service_pb2.ExplainResponse:
-        """Plan, decide and record; run nothing."""
+        """Plan, decide and record; run nothing. With ``analyze``, run it as any query; its cost is told, not its rows."""
         with self._guard.call(context) as caller, self._admission.admitted(caller.member):
-            if request.analyze:
-                raise error_for(Code.PLAN_NOT_ALLOWED, "explain: ANALYZE is not offered")
-            asked = self._request(caller, request, context, deadline_s=0.0, key="")
-            recorded = self._pipeline.explain(asked)
-            restricted = recorded.restricted
-            plan = explain_plan(restricted.federated, restricted.decided.decision, restricted.decided.plan.bound)
-            return query_service_pb2.ExplainResponse(
-                plan_json=json.dumps(plan),
-                picture=picture(restricted.federated, restricted.decided.decision, restricted.decided.plan.bound),
-                request_id=asked.id,
-                receipt=_receipt(recorded.decision),
-            )
+            asked = self._request(caller, request, context, deadline_s=request.deadline_s, key="")
+            if not request.analyze:
+                recorded, barriers = self._pipeline.explain(asked)
+                return _explained(recorded, barriers, None)
+            recorded, barriers, analysis = self._pipeline.analyze(asked, Stopwatch(self._clock))
+            return _explained(recorded, barriers, analysis)
 
     def _request(
         self,
@@ -132,6 +129,27 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
         return key
 
 
+def _serialized(item: query_service_pb2.ExecuteResponse | bytes) -> bytes:
+    return item if isinstance(item, bytes) else item.SerializeToString()
+
+
+def add_query_service(servicer: QueryServicer, server: grpc.Server) -> None:
+    """Serve the methods of query_service.proto; as the generated function does, but chunks leave as bytes."""
+    handlers = {
+        "Execute": grpc.unary_stream_rpc_method_handler(
+            servicer.Execute,
+            request_deserializer=query_service_pb2.ExecuteRequest.FromString,
+            response_serializer=_serialized,
+        ),
+        "Explain": grpc.unary_unary_rpc_method_handler(
+            servicer.Explain,
+            request_deserializer=query_service_pb2.ExplainRequest.FromString,
+            response_serializer=query_service_pb2.ExplainResponse.SerializeToString,
+        ),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tidegate.v1.QueryService", handlers),))
+
+
 def _deadline(asked_s: float, context: grpc.ServicerContext) -> float:
     """Give the seconds that the request has: what it asked for, at most the limit, at most what the call has left."""
     seconds = asked_s if asked_s > 0 else QUERY_DEADLINE_S
@@ -156,7 +174,22 @@ def _receipt(record: ClosedRecord) -> common_pb2.Receipt:
     return common_pb2.Receipt(note=record.receipt, entry=record.entry, index=record.index)
 
 
-def _responses(recorded: RecordedPlan, answer: Answer) -> Iterator[query_service_pb2.ExecuteResponse]:
+def _explained(
+    recorded: RecordedPlan, barriers: Mapping[str, Barrier], analysis: Analysis | None
+) -> query_service_pb2.ExplainResponse:
+    restricted = recorded.restricted
+    shown = (restricted.federated, restricted.decided.decision, restricted.decided.plan.bound)
+    spent = cost(recorded, analysis) if analysis is not None else None
+    return query_service_pb2.ExplainResponse(
+        plan_json=json.dumps(explain_plan(*shown, barriers=barriers, cost=spent)),
+        picture=picture(*shown, barriers=barriers, cost=spent),
+        request_id=recorded.request.id,
+        receipt=_receipt(recorded.decision),
+        outcome=_receipt(analysis.record) if analysis is not None else None,
+    )
+
+
+def _responses(recorded: RecordedPlan, answer: Answer) -> Iterator[query_service_pb2.ExecuteResponse | bytes]:
     chunks = answer.chunks()
     schema = next(chunks)
     yield query_service_pb2.ExecuteResponse(
@@ -168,7 +201,7 @@ def _responses(recorded: RecordedPlan, answer: Answer) -> Iterator[query_service
         )
     )
     for chunk in chunks:
-        yield query_service_pb2.ExecuteResponse(batch=query_service_pb2.Batch(ipc=chunk))
+        yield chunk_wire.execute_response(chunk)
     closing, record = answer.closing, answer.record
     if closing is None or record is None:
         raise error_for(Code.INTERNAL, detail="an answer ended without closing its record")

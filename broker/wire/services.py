@@ -8,12 +8,12 @@ from typing import Any
 
 import grpc
 
+from broker.wire.node import add_node_service
+from broker.wire.query import add_query_service
 from tidegate.v1 import (
     audit_service_pb2_grpc,
     catalogue_service_pb2_grpc,
     member_service_pb2_grpc,
-    node_service_pb2_grpc,
-    query_service_pb2_grpc,
 )
 
 Add = Callable[[grpc.Server], object]
@@ -32,11 +32,11 @@ def add_services(*, query: Any, catalogue: Any, audit: Any, members: Any, nodes:
     """Assign the services to the listeners (design doors.md)."""
     return Services(
         callers=(
-            lambda server: query_service_pb2_grpc.add_QueryServiceServicer_to_server(query, server),
+            lambda server: add_query_service(query, server),
             lambda server: catalogue_service_pb2_grpc.add_CatalogueServiceServicer_to_server(catalogue, server),
             lambda server: audit_service_pb2_grpc.add_AuditServiceServicer_to_server(audit, server),
             lambda server: member_service_pb2_grpc.add_MemberServiceServicer_to_server(members, server),
         ),
-        nodes=(lambda server: node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server),),
+        nodes=(lambda server: add_node_service(nodes, server),),
         enrolment=(lambda server: member_service_pb2_grpc.add_EnrolmentServiceServicer_to_server(enrolment, server),),
     )

@@ -181,6 +181,49 @@ def test_engines_agree_on_generated_questions(server: str) -> None:
     opa.close()
 
 
+KEYS_OVERLAY = """package tidegate.overlay.{name}
+
+import rego.v1
+
+restrictions := {{r.ref: {entry} | some r in input.resources}}
+"""
+NAMED = ["health", "rail"]
+
+
+@pytest.mark.opa
+@pytest.mark.parametrize(
+    ("entries", "agreed", "left"),
+    [
+        (['{"keys_may_go_to": ["rail", "health"]}'], ["*"], NAMED),
+        (['{"keys_may_go_to": []}'], ["*"], []),
+        (['{"keys_may_go_to": ["*"]}'], ["health", "rail"], NAMED),
+        (['{"keys_may_go_to": ["*"]}'], ["*"], ["*"]),
+        (['{"keys_may_go_to": ["rail", "health"]}', '{"keys_may_go_to": ["police", "rail"]}'], ["*"], ["rail"]),
+        (['{"keys_may_go_to": ["rail"]}'], [], []),
+        (["{}"], ["rail"], ["rail"]),
+        (['{"mode": "aggregate"}'], ["rail"], []),
+    ],
+)
+def test_overlays_only_tighten_where_keys_may_go(
+    server: str, tmp_path: Path, entries: list[str], agreed: list[str], left: list[str]
+) -> None:
+    folders = []
+    for number, entry in enumerate(entries):
+        folder = tmp_path / f"o{number}"
+        folder.mkdir()
+        (folder / f"o{number}.rego").write_text(KEYS_OVERLAY.format(name=f"o{number}", entry=entry))
+        folders.append(folder)
+    bundle = load(tuple(folders))
+    embedded, opa = EmbeddedEngine(bundle), OpaEngine(server, bundle, 10.0)
+    asked = question(agreements=[agreement(keys_may_go_to=agreed)])
+    assert embedded.ask(asked) == opa.ask(asked)
+    decision = DecisionPoint(embedded, FixedClock()).decide(asked)
+    assert decision.allow
+    assert sorted(decision.resources["r0"].constraints.keys_may_go_to) == left
+    embedded.close()
+    opa.close()
+
+
 @pytest.mark.opa
 def test_stale_revision_at_the_server_is_refused(server: str) -> None:
     first = OpaEngine(server, load(), 10.0)
@@ -283,6 +326,7 @@ def _generated(chance: random.Random) -> dict[str, Any]:
             mode=chance.choice(("rows", "aggregate")),
             min_group_size=chance.choice((1, 2, 9, 10, 11, 100, 1000)),
             row_filter=chance.choice(({}, ORIGIN, LATE)),
+            keys_may_go_to=chance.choice(([], ["weather"], ["*"], ["rail", "weather"], ["weather", "*", "weather"])),
             expires_at=chance.choice(
                 ("2026-11-21T09:59:59.999999Z", "2026-11-21T10:00:01.000000Z", "2027-02-01T00:00:00.000000Z")
             ),

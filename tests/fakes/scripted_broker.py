@@ -24,10 +24,10 @@ from tidegate import ipc
 from tidegate.core.caller import Caller
 from tidegate.core.canonical import sha256_hex
 from tidegate.core.clock import SystemClock, SystemIds, timestamp
-from tidegate.core.grant import Grant, fragment_bytes
+from tidegate.core.grant import Grant, GrantedKeys, KeyTerms, fragment_bytes
 from tidegate.core.names import IdentityKind, SpiffeId
 from tidegate.core.values import Value, encode
-from tidegate.identity import keys
+from tidegate.identity import keys as signing
 from tidegate.identity.certificates import facts
 from tidegate.identity.folder import ExchangeInfo, IdentityFolder, LocalIdentity
 from tidegate.v1 import common_pb2, node_service_pb2, node_service_pb2_grpc
@@ -211,15 +211,14 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
         commit: bool = True,
         purpose: str = PURPOSE,
         caller: Caller | None = None,
+        reductions: Sequence[KeyTerms] = (),
+        batches: Sequence[tuple[int, Sequence[bytes], int]] = (),
     ) -> node_service_pb2.Fragment:
-        """Make a genuine fragment, changed as the test says: fields of the grant, of the entry, of the message.
-
-        A change of the grant may be a function of the genuine value.
-        """
+        """Make a genuine fragment, changed as the test says: fields of the grant (or functions of them), entry, message."""
         caller = caller or weather_analyst()
         request_id = self.ids.request_id()
         encoded = [encode(value) for value in parameters]
-        digest = sha256_hex(fragment_bytes(sql, encoded))
+        digest = sha256_hex(fragment_bytes(sql, encoded, reductions))
         recorded = entries.decision(
             request_id=request_id,
             caller=caller,
@@ -260,6 +259,8 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
             receipt=appended.receipt.decode(),
             plan_nonce=appended.salt("plan").hex(),
             subject_key="ab" * 32,
+            whole=True,
+            keys=tuple(granted_keys(reductions[place], chunks, count).to_json() for place, chunks, count in batches),
         )
         changes = {key: value(getattr(made, key)) if callable(value) else value for key, value in (grant or {}).items()}
         data = replace(made, **changes).signed_bytes()
@@ -267,22 +268,24 @@ class ScriptedBroker(node_service_pb2_grpc.NodeServiceServicer):
         fields: dict[str, Any] = {
             "id": f"{request_id}-f0",
             "grant": data,
-            "signature": keys.sign(identity.key, data),
+            "signature": signing.sign(identity.key, data),
             "chain_pem": identity.presented_pem,
             "sql": sql,
             "parameters_json": json.dumps(encoded),
             "deadline_s": 20.0,
             "rows_max": 1_000_000,
             "bytes_max": 1 << 30,
+            "reductions": [reduction_message(terms) for terms in reductions],
+            "keys": [key_batch(place, chunks) for place, chunks, _ in batches],
         }
         return node_service_pb2.Fragment(**{**fields, **(message or {})})
 
     def check_trailer(self, received: Received, fragment: node_service_pb2.Fragment, node: LocalIdentity) -> None:
         """Hold an answer to what its node signed."""
-        digest = sha256_hex(received.schema + b"".join(received.messages))
+        digest = ipc.digest([received.schema, *received.messages])
         grant_id = str(json.loads(fragment.grant)["id"])
         signed = trailer_bytes(digest, fragment.id, grant_id, received.trailer.rows)
-        keys.verify(facts(node.certificate_pem).public_key, signed, received.trailer.signature)
+        signing.verify(facts(node.certificate_pem).public_key, signed, received.trailer.signature)
         assert received.trailer.digest == digest
         assert received.trailer.rows == len(received.rows)
 
@@ -295,6 +298,25 @@ QUERY_SHAPE = {
     "set_operations": [],
     "limit": None,
 }
+
+
+def granted_keys(terms: KeyTerms, chunks: Sequence[bytes], count: int) -> GrantedKeys:
+    """Name a batch as the broker's grant does."""
+    return GrantedKeys(terms, (count,) * len(terms.sources), count, ipc.digest(chunks))
+
+
+def reduction_message(terms: KeyTerms) -> node_service_pb2.Reduction:
+    """Give a reduction as it travels."""
+    return node_service_pb2.Reduction(
+        ref=terms.ref,
+        column=terms.column,
+        sources=[node_service_pb2.KeySource(**source.to_json()) for source in terms.sources],
+    )
+
+
+def key_batch(place: int, chunks: Sequence[bytes]) -> node_service_pb2.KeyBatch:
+    """Give a batch of keys as it travels."""
+    return node_service_pb2.KeyBatch(reduction=place, schema=chunks[0], messages=chunks[1:])
 
 
 def weather_analyst(**changes: Any) -> Caller:

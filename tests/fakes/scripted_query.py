@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -72,7 +71,7 @@ class ScriptedExchange:
     def honest(self, table: pa.Table, *, request_id: str = REQUEST) -> Messages:
         """Give the messages of a right answer."""
         chunks = list(ipc.cut(table.schema, table.to_batches()))
-        digest = hashlib.sha256(b"".join(chunks)).hexdigest()
+        digest = ipc.digest(chunks)
         decided = self.log.append(decision(request_id), commit={"query": b"SELECT 1"})
         ended = self.log.append(outcome(request_id, decided.index), commit={"result": digest.encode()})
         started = query_service_pb2.Started(

@@ -19,12 +19,15 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from broker import keys
 from engine import floors
+from tidegate import ipc
 from tidegate.core.dataset import Column, Dataset, DatasetClass
 from tidegate.core.decision import ColumnRule, Constraints, Decision, Mask, ResourceDecision
 from tidegate.core.names import DatasetName
 from tidegate.sql import admit, bind, restrict, split, wall
 from tidegate.sql.model import BoundQuery, FederatedPlan, Floor, Fragment, RenderedSql
+from tidegate.sql.passes import ALL, Passes
 
 SUBJECT_KEY = bytes(range(32))
 ROWS = Constraints("rows", 1, "", (), 1_000_000, False, 0, ())
@@ -103,6 +106,7 @@ class Answer:
     plan: FederatedPlan
     fetched: tuple[int, ...]
     suppressed: int
+    types: tuple[pa.DataType, ...]
 
 
 @dataclass
@@ -111,6 +115,7 @@ class World:
 
     tables: Mapping[str, Table]
     collections: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    passes: Passes = ALL
 
     def __post_init__(self) -> None:
         self.schema: dict[DatasetName, Dataset] = {item.dataset.name: item.dataset for item in self.tables.values()}
@@ -144,12 +149,22 @@ class World:
         """Plan as the broker does."""
         bound = self.bind(sql, parameters)
         decision = policy(bound)
-        return split.split(bound, decision, self.placement, schema=self.schema), decision
+        return split.split(bound, decision, self.placement, schema=self.schema, passes=self.passes), decision
 
-    def run(self, sql: str, parameters: Any = (), policy: Decide = whole) -> Answer:
+    def run(self, sql: str, parameters: Any = (), policy: Decide = whole, *, keys: bool = True) -> Answer:
         """Plan, ask the nodes, join."""
-        plan, decision = self.plan(sql, parameters, policy)
-        found = [self.ask(fragment, decision) for fragment in plan.fragments]
+        return self.execute(*self.plan(sql, parameters, policy), keys=keys)
+
+    def execute(self, plan: FederatedPlan, decision: Decision, *, keys: bool = True) -> Answer:
+        """Ask the nodes, join.
+
+        Args:
+            keys: give the nodes the keys that the plan's reductions are about.
+        """
+        found: list[tuple[pa.Table, int]] = []
+        for fragment in plan.fragments:
+            answers = {other.id: data for other, (data, _) in zip(plan.fragments, found, strict=False)}
+            found.append(self.ask(fragment, decision, answers if keys else {}))
         suppressed = sum(count for _, count in found)
         if plan.final is None:
             answer = found[0][0]
@@ -162,22 +177,66 @@ class World:
             suppressed += more
             cursor.close()
         fetched = tuple(data.num_rows for data, _ in found)
-        return Answer(plan.output_names, rows_of(answer), plan, fetched, suppressed)
+        return Answer(plan.output_names, rows_of(answer), plan, fetched, suppressed, tuple(answer.schema.types))
 
-    def ask(self, fragment: Fragment, decision: Decision) -> tuple[pa.Table, int]:
-        """Answer a fragment as a node does: from its text and parameters, its own tables, and the decision."""
-        wall.check(fragment.sql, frozenset(map(str, fragment.refs.values())))
-        own = {name: item for name, item in self.schema.items() if item.owner == fragment.member and not item.parts}
-        bound = bind.bind(admit.admit(fragment.sql.text), own, fragment.sql.parameters, fragment=True)
-        assert {leaf.ref: leaf.dataset for leaf in bound.leaves} == dict(fragment.refs)
-        made = restrict.restrict(bound, decision.only(tuple(fragment.refs)), KEYS, schema=own, subject_key=SUBJECT_KEY)
-        wall.check(made.query, made.tables)
+    def ask(
+        self, fragment: Fragment, decision: Decision, answers: Mapping[str, pa.Table] = MappingProxyType({})
+    ) -> tuple[pa.Table, int]:
+        """Answer a fragment as a node does: from its text and parameters, its own tables, the decision, and the keys that
+        other fragments' answers hold.
+        """
+        held = key_relations(fragment, answers)
+        made = self.prepare(fragment, decision, tuple(held))
         cursor = self.nodes[fragment.member].cursor()
+        for relation, data in held.items():
+            cursor.register(relation.name, data)
         for statement in made.setup:
             cursor.execute(statement)
         data = cut(execute(cursor, made.query), made.floors)
         cursor.close()
         return data
+
+    def prepare(
+        self, fragment: Fragment, decision: Decision, reductions: tuple[restrict.KeyRelation, ...]
+    ) -> restrict.RestrictedQuery:
+        """Read a fragment's text and restrict it, as a node does, knowing its own tables alone."""
+        wall.check(fragment.sql, frozenset(map(str, fragment.refs.values())))
+        own = {name: item for name, item in self.schema.items() if item.owner == fragment.member and not item.parts}
+        bound = bind.bind(admit.admit(fragment.sql.text), own, fragment.sql.parameters, fragment=True)
+        assert {leaf.ref: leaf.dataset for leaf in bound.leaves} == dict(fragment.refs)
+        made = restrict.restrict(
+            bound,
+            decision.only(tuple(fragment.refs)),
+            KEYS,
+            schema=own,
+            subject_key=SUBJECT_KEY,
+            reductions=reductions,
+        )
+        wall.check(made.query, made.tables)
+        return made
+
+
+def key_relations(fragment: Fragment, answers: Mapping[str, pa.Table]) -> dict[restrict.KeyRelation, pa.Table]:
+    """Make the keys that a node is given, as the broker makes them; a reduction whose keys are of no use is left out."""
+    found = {}
+    for place, item in enumerate(fragment.reductions):
+        if not all(source in answers for source, _ in item.sources):
+            continue
+        packed = keys.pack([distinct(answers[source].column(name)) for source, name in item.sources])
+        if packed is not None:
+            schema, batches = ipc.read(iter(packed.chunks))
+            relation = restrict.KeyRelation(item.ref, item.column, f"{restrict.KEYS_PREFIX}{place}")
+            found[relation] = pa.Table.from_batches(list(batches), schema)
+    return found
+
+
+def distinct(column: pa.ChunkedArray) -> pa.Array | None:
+    """Gather the keys of a column of an answer."""
+    gathered = keys.Distinct()
+    gathered.begin(column.type)
+    for chunk in column.chunks:
+        gathered.add(chunk)
+    return gathered.values()
 
 
 def execute(cursor: duckdb.DuckDBPyConnection, sql: RenderedSql) -> pa.Table:
@@ -193,8 +252,9 @@ def cut(data: pa.Table, wanted: Sequence[Floor]) -> tuple[pa.Table, int]:
 
 
 def rows_of(data: pa.Table) -> list[tuple[Any, ...]]:
-    """Give the rows by position; names may repeat."""
-    columns = [column.to_pylist() for column in data.columns]
+    """Give the rows by position; names may repeat. Nanoseconds, which Python's datetime has not, come as integers."""
+    nanoseconds = pa.timestamp("ns")
+    columns = [(c.cast(pa.int64()) if c.type == nanoseconds else c).to_pylist() for c in data.columns]
     return list(zip(*columns, strict=True)) if columns else []
 
 
@@ -219,7 +279,7 @@ def _normal(value: Any) -> Any:
 
 def _database() -> duckdb.DuckDBPyConnection:
     database = duckdb.connect(config={"threads": 1})
-    database.execute("SET TimeZone = 'UTC'")
+    database.execute("SET GLOBAL TimeZone = 'UTC'")
     database.execute("SET python_enable_replacements = false")
     return database
 

@@ -267,6 +267,13 @@ def test_small_groups_are_suppressed_at_the_node(world: World) -> None:
     assert small.trailer.suppressed_groups == 3
 
 
+def test_groups_are_not_left_out_of_a_part_of_a_query(world: World) -> None:
+    sql = 'SELECT "r0"."origin" AS "c0", count("r0"."delay") AS "c1" FROM "aviation"."flights" AS "r0" GROUP BY 1'
+    error = world.refused(sql, REFS, allowing("origin", "delay", **AGGREGATE), grant={"whole": False})
+    assert error.code == "TG-POLICY-003"
+    assert "part_of_groups" in str(error.reasons)
+
+
 def test_subjects_travel_as_pseudonyms_of_this_query_alone(world: World) -> None:
     sql = 'SELECT "r0"."origin" AS "c0", "r0"."tg_subject" AS "c1" FROM "aviation"."flights" AS "r0" WHERE "r0"."id" < 100'
     decision = allowing("origin", "id", **AGGREGATE)

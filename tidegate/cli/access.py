@@ -34,6 +34,14 @@ def grant(
     legal_basis: Annotated[
         str, typer.Option(help="Legal basis; default: the only one that is registered for every purpose named.")
     ] = "",
+    keys_may_go_to: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keys-may-go-to",
+            help="A member whose node may be given values of these columns, so that it sends only rows that join with them; "
+            "may be repeated; '*' for every member. Default: none.",
+        ),
+    ] = None,
     days: Annotated[int, typer.Option(min=1, max=3660, help="How long it holds.")] = 365,
     context: ContextOption = None,
     identity: IdentityOption = None,
@@ -58,6 +66,7 @@ def grant(
             issued_at=timestamp(now),
             expires_at=timestamp(now + timedelta(days=days)),
             granted_by=str(exchange.identity.spiffe),
+            keys_may_go_to=tuple(keys_may_go_to or ()),
         )
         document = agreement.signed_bytes()
         signature, chain = sign_document(exchange.identity, document)

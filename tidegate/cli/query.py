@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tidegate.cli import output as out
-from tidegate.cli.common import ContextOption, IdentityOption, OutputOption, session
+from tidegate.cli.common import ContextOption, IdentityOption, session
 from tidegate.cli.output import Format, err, failing, say, shows_progress
 from tidegate.client.explained import explained
+from tidegate.client.explained import table as table_of
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import QUERY_DEADLINE_S
 from tidegate.core.values import Value
@@ -36,6 +37,10 @@ def query(
         list[str] | None, typer.Option("--param", help="name=value for $name, or a value for ? (JSON, else text).")
     ] = None,
     explain: Annotated[bool, typer.Option("--explain", help="Show the plan and run nothing.")] = False,
+    analyze: Annotated[
+        bool,
+        typer.Option("--analyze", help="Run it, throw its rows away at the broker, show the plan and what it cost."),
+    ] = False,
     deadline: Annotated[float, typer.Option(min=0.1, max=600.0, help="Seconds.")] = QUERY_DEADLINE_S,
     receipt: Annotated[
         Path | None, typer.Option(help="New folder to save the answer's bytes and the verified receipts in.")
@@ -43,7 +48,10 @@ def query(
     verify: Annotated[bool, typer.Option("--verify", help="Verify both receipts and the answer's digest.")] = False,
     context: ContextOption = None,
     identity: IdentityOption = None,
-    output: OutputOption = Format.TABLE,
+    output: Annotated[
+        Format | None,
+        typer.Option("--output", "-o", help="Format of the data on stdout; default: a table, and a picture of a plan."),
+    ] = None,
 ) -> None:
     """Ask several departments one question.
 
@@ -55,8 +63,15 @@ def query(
     with failing(), session(context, identity) as exchange:
         text = _stdin() if sql == "-" else sql
         params = parameters(param or [])
-        if explain or explained(text) is not None:
-            _explain(exchange.explain(text, purpose=purpose, legal_basis=legal_basis, params=params), output)
+        if explain or analyze or explained(text) is not None:
+            if verify or receipt is not None:
+                raise error_for(
+                    Code.CLIENT_INPUT, "EXPLAIN: there is no answer to keep or verify; leave out --receipt, --verify"
+                )
+            plan = exchange.explain(
+                text, purpose=purpose, legal_basis=legal_basis, params=params, analyze=analyze, deadline_s=deadline
+            )
+            _explain(plan, output)
             return
         try:
             with _progress() as update:
@@ -68,7 +83,7 @@ def query(
             if error.receipt and (verify or receipt is not None):
                 _refusal(exchange, error, receipt)
             raise
-        out.arrow(table, output)
+        out.arrow(table, output or Format.TABLE)
         for line in result.banner():
             say(f"note: {line}")
         if verify or receipt is not None:
@@ -98,16 +113,25 @@ def _stdin() -> str:
         raise error_for(Code.CLIENT_INPUT, "stdin: expected SQL as UTF-8 text") from error
 
 
-def _explain(plan: ExplainedFacts, output: Format) -> None:
-    """Show a plan: as a picture for people, as JSON for programs."""
+def _explain(plan: ExplainedFacts, output: Format | None) -> None:
+    """Show a plan: as a picture, as JSON with everything in it, or as a table of its fragments in any other format."""
     match output:
-        case Format.TABLE:
+        case None:
             out.lines(plan.picture)
         case Format.JSON:
             out.lines(json.dumps(plan.plan, indent=2))
         case _:
-            raise error_for(Code.CLIENT_INPUT, "EXPLAIN gives a picture or -o json")
-    say(f"nothing was run; request {plan.request_id}; receipt {plan.receipt.index}")
+            table = table_of(plan.plan)
+            if output is Format.TABLE:  # on a screen, what is empty everywhere takes the room of the rest
+                table = table.select([name for name in table.column_names if table[name].null_count < table.num_rows])
+            out.arrow(table, output)
+    if plan.outcome is None:
+        say(f"nothing was run; request {plan.request_id}; receipt {plan.receipt.index}")
+    else:
+        say(
+            f"it was run, and its rows were thrown away; request {plan.request_id}; "
+            f"receipts {plan.receipt.index} and {plan.outcome.index}"
+        )
 
 
 def _read(result: Result, update: Any) -> Any:

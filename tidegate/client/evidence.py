@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from tidegate.client.receipts import Receipt, VerifiedReceipt, load_saved
 from tidegate.core.canonical import parse_json
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DECISION, OUTCOME, ANSWER, DIGEST = "decision", "outcome", "answer.arrow", "answer.json"
 END_OF_STREAM = b"\xff\xff\xff\xff\x00\x00\x00\x00"  # Arrow's end marker; the digest is over what stands before it
 _BLOCK_BYTES = 1 << 20
+_PREFIX_BYTES = 8  # of an Arrow message: a mark, and the length of its metadata; a schema has nothing more
 _DIGEST_FILE_BYTES_MAX = 4096
 
 
@@ -107,21 +108,30 @@ def _digest_file(path: Path) -> tuple[str, str]:
 
 
 def _digest(path: Path) -> str:
-    """Digest the stream without its end marker."""
+    """Digest the stream without its end marker, as ``tidegate.ipc.Digest`` does: the schema's message, and what follows it."""
     try:
         left = path.stat().st_size - len(END_OF_STREAM)
         if left < 0:
             raise error_for(Code.AUDIT_VERIFICATION, "answer: the file is no whole Arrow stream")
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
-                digest.update(block)
-                left -= len(block)
+            schema_bytes = _PREFIX_BYTES + int.from_bytes(file.read(_PREFIX_BYTES)[4:], "little")
+            if schema_bytes > left:
+                raise error_for(Code.AUDIT_VERIFICATION, "answer: the file is no whole Arrow stream")
+            file.seek(0)
+            parts = _sha256(file, schema_bytes) + _sha256(file, left - schema_bytes)
             if file.read() != END_OF_STREAM:
                 raise error_for(Code.AUDIT_VERIFICATION, "answer: the file is no whole Arrow stream")
     except OSError as error:
         raise _missing() from error
-    return digest.hexdigest()
+    return hashlib.sha256(parts).hexdigest()
+
+
+def _sha256(file: BinaryIO, left: int) -> bytes:
+    digest = hashlib.sha256()
+    while left > 0 and (block := file.read(min(left, _BLOCK_BYTES))):
+        digest.update(block)
+        left -= len(block)
+    return digest.digest()
 
 
 def _missing() -> TidegateError:

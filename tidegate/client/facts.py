@@ -39,9 +39,15 @@ class FinishedFacts:
 
 @dataclass(frozen=True, slots=True)
 class ExplainedFacts:
-    """What EXPLAIN gives."""
+    """What EXPLAIN gives; ``tidegate.client.explained.table`` makes a table of it.
+
+    Args:
+        receipt: of the decision entry.
+        outcome: of the outcome entry, when the query was run (ANALYZE); else None.
+    """
 
     plan: dict[str, Any]
     picture: str
     request_id: str
     receipt: RawReceipt
+    outcome: RawReceipt | None = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,7 +35,7 @@ class Result:
         self._prove = prove
         self._table: pa.Table | None = None
         self._taken = False
-        self._digest = hashlib.sha256()
+        self._digest = ipc.Digest()
         self.request_id = stream.started.request_id
         self.disclosure = stream.started.disclosure
 

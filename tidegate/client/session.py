@@ -84,15 +84,22 @@ class Session:
         purpose: str | None = None,
         legal_basis: str | None = None,
         params: Sequence[Value] | Mapping[str, Value] | None = None,
+        analyze: bool = False,
+        deadline_s: float = QUERY_DEADLINE_S,
     ) -> ExplainedFacts:
         """Ask for the plan: who would be asked what, what would be filtered or masked. Runs nothing; is recorded.
 
-        The statement may begin with EXPLAIN, or be the query alone.
+        The statement may begin with EXPLAIN or EXPLAIN ANALYZE, or be the query alone.
+
+        Args:
+            analyze: run the query, decided, recorded and limited as any; its rows are thrown away at the broker, and what
+                it cost is in the plan: rows and bytes where they may be told, and times.
         """
         asked = explained(sql) or Explained(sql, analyze=False)
         return self.transport.explain(
             asked.sql,
-            analyze=asked.analyze,
+            analyze=analyze or asked.analyze,
+            deadline_s=deadline_s,
             purpose=self.purpose if purpose is None else purpose,
             legal_basis=self.legal_basis if legal_basis is None else legal_basis,
             parameters=params,

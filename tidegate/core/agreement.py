@@ -9,7 +9,11 @@ from typing import Any
 from tidegate.core.canonical import CanonicalBytes, canonical
 from tidegate.core.errors import Code, error_for
 from tidegate.core.frozen import frozen
-from tidegate.core.names import DatasetName, is_purpose
+from tidegate.core.names import DatasetName, is_member_name, is_purpose
+
+ANY_MEMBER = "*"
+"""In ``keys_may_go_to``: keys may go to every member of the exchange."""
+KEYS_MEMBERS_MAX = 1_000  # names in one term; as in policies/schemas
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class Agreement:
         row_filter: UCAST; ``{}`` means every row.
         issued_at, expires_at: RFC 3339, UTC.
         granted_by: SPIFFE id of the steward (a person or service of the owner).
+        keys_may_go_to: members whose nodes may be given values of columns that an answer holds, so that they need not send
+            rows that join with none of them; ``*`` for every member. None by default. For mode ``rows`` alone.
     """
 
     id: str
@@ -38,6 +44,7 @@ class Agreement:
     issued_at: str
     expires_at: str
     granted_by: str
+    keys_may_go_to: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the form; whether the signer may sign is the verifier's business."""
@@ -50,12 +57,16 @@ class Agreement:
             and self.min_group_size >= 1
             and self.owner
             and self.grantee
+            and all(name == ANY_MEMBER or is_member_name(name) for name in self.keys_may_go_to)
+            and len(self.keys_may_go_to) <= KEYS_MEMBERS_MAX
+            and (self.mode == "rows" or not self.keys_may_go_to)
         )
         if not good:
             raise error_for(Code.CAT_AGREEMENT, "agreement: a field is missing or not valid")
 
     def to_json(self) -> dict[str, Any]:
-        """Give the document."""
+        """Give the document. A term that is not agreed is not in it, so that what was signed before it existed stays signed."""
+        keys = {"keys_may_go_to": list(self.keys_may_go_to)} if self.keys_may_go_to else {}
         return {
             "version": 1,
             "id": self.id,
@@ -71,6 +82,7 @@ class Agreement:
             "issued_at": self.issued_at,
             "expires_at": self.expires_at,
             "granted_by": self.granted_by,
+            **keys,
         }
 
     def to_question(self) -> dict[str, Any]:
@@ -88,7 +100,7 @@ class Agreement:
             "row_filter",
             "expires_at",
         )
-        return {key: document[key] for key in keys}
+        return {key: document[key] for key in keys} | {"keys_may_go_to": list(self.keys_may_go_to)}
 
     def signed_bytes(self) -> CanonicalBytes:
         """Give the bytes under the steward's signature."""
@@ -103,7 +115,11 @@ class Agreement:
         names = {"version", "id", "dataset", "owner", "grantee", "purposes", "legal_basis", "columns", "mode"}
         names |= {"min_group_size", "row_filter", "issued_at", "expires_at", "granted_by"}
         try:
-            if set(data) != names or data["version"] != 1 or not isinstance(data["row_filter"], dict):
+            if (
+                set(data) - {"keys_may_go_to"} != names
+                or data["version"] != 1
+                or not isinstance(data["row_filter"], dict)
+            ):
                 raise ValueError("fields")
             return cls(
                 id=str(data["id"]),
@@ -119,9 +135,20 @@ class Agreement:
                 issued_at=str(data["issued_at"]),
                 expires_at=str(data["expires_at"]),
                 granted_by=str(data["granted_by"]),
+                keys_may_go_to=_members(data),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise error_for(Code.CAT_AGREEMENT, "agreement: a field is missing or not valid") from error
+
+
+def _members(data: Mapping[str, Any]) -> tuple[str, ...]:
+    """Read the optional term; an empty list has no place in a document, for it would be signed in two forms."""
+    if "keys_may_go_to" not in data:
+        return ()
+    names = data["keys_may_go_to"]
+    if not isinstance(names, list) or not names:
+        raise ValueError("keys_may_go_to")
+    return tuple(str(name) for name in names)
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,7 @@ class SystemIds:
 
 def timestamp(moment: datetime) -> str:
     """Give RFC 3339 with microseconds and ``Z``: the one form in entries, grants and documents."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_timestamp(text: str) -> datetime:

@@ -7,10 +7,11 @@ tighten (property-tested).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from tidegate.core.agreement import ANY_MEMBER
 from tidegate.core.errors import Code, Reason, error_for
 from tidegate.core.frozen import frozen
 
@@ -72,7 +73,11 @@ DENY_COLUMN = ColumnRule("deny")
 
 @dataclass(frozen=True, slots=True)
 class Constraints:
-    """What holds for the dataset as a whole. ``allowed_aggregates`` None: no restriction (mode rows only)."""
+    """What holds for the dataset as a whole. ``allowed_aggregates`` None: no restriction (mode rows only).
+
+    ``keys_may_go_to``: members whose nodes may be given values of the dataset's columns that the caller may see, so that
+    they need not send what joins with none of them; ``*`` for every member. Empty in every mode but ``rows``.
+    """
 
     mode: Mode
     min_group_size: int
@@ -82,6 +87,10 @@ class Constraints:
     key_lookup_only: bool
     keys_max: int
     keys_may_go_to: tuple[str, ...]
+
+    def keys_may_go(self, member: str) -> bool:
+        """Say whether keys of the dataset may go to a member's node."""
+        return self.mode == "rows" and bool({member, ANY_MEMBER} & set(self.keys_may_go_to))
 
     def to_json(self) -> dict[str, Any]:
         """Give the constraints object."""
@@ -169,6 +178,12 @@ class Decision:
     def only(self, refs: tuple[str, ...]) -> Decision:
         """Give the part of the answer that concerns these resources."""
         return replace(self, resources=frozen({ref: self.resources[ref] for ref in refs}))
+
+    def keys_may_go(self, refs: Iterable[str], member: str) -> bool:
+        """Say whether keys of an answer over these resources may go to a member's node: every one of them permits it."""
+        return self.allow and all(
+            self.resources[ref].allow and self.resources[ref].constraints.keys_may_go(member) for ref in refs
+        )
 
     @classmethod
     def from_json(cls, data: Any) -> Decision:
@@ -284,19 +299,7 @@ def _mask(data: Any) -> Mask:
 
 
 def _constraints(data: Any) -> Constraints:
-    data = _exact(
-        data,
-        {
-            "mode",
-            "min_group_size",
-            "count_entity",
-            "allowed_aggregates",
-            "max_rows",
-            "key_lookup_only",
-            "keys_max",
-            "keys_may_go_to",
-        },
-    )
+    data = _exact(data, {item.name for item in fields(Constraints)})
     if data["mode"] not in MODES:
         raise ValueError("mode")
     return Constraints(
@@ -384,5 +387,12 @@ def _intersect_constraints(first: Constraints, second: Constraints) -> Constrain
         max_rows=min(first.max_rows, second.max_rows),
         key_lookup_only=first.key_lookup_only or second.key_lookup_only,
         keys_max=min(first.keys_max, second.keys_max),
-        keys_may_go_to=tuple(name for name in first.keys_may_go_to if name in second.keys_may_go_to),
+        keys_may_go_to=_intersect_keys(first.keys_may_go_to, second.keys_may_go_to) if mode == "rows" else (),
     )
+
+
+def _intersect_keys(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[str, ...]:
+    """Give the members that both name; ``*`` stands for all of them."""
+    if ANY_MEMBER in first:
+        return (ANY_MEMBER,) if ANY_MEMBER in second else second
+    return first if ANY_MEMBER in second else tuple(name for name in first if name in second)

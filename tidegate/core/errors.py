@@ -111,6 +111,8 @@ class Code(Enum):
     NODE_RECEIPT = "TG-NODE-003"
     NODE_FRAGMENT = "TG-NODE-004"
     NODE_EXECUTE = "TG-NODE-005"
+    NODE_STALE = "TG-NODE-006"
+    NODE_SOURCE_AWAY = "TG-NODE-007"
     # catalogue
     CAT_INVALID = "TG-CAT-001"
     CAT_NOT_FOUND = "TG-CAT-002"
@@ -462,6 +464,22 @@ def _table() -> dict[Code, CodeInfo]:
             Exit.ERROR,
             "the department's engine could not compute its part",
             "check casts, arithmetic and date formats in the query",
+        ),
+        (
+            Code.NODE_STALE,
+            peer,
+            "UNAVAILABLE",
+            Exit.UNAVAILABLE,
+            "the department's copy of its data is older than it promised",
+            "try again later; tell that department if it stays",
+        ),
+        (
+            Code.NODE_SOURCE_AWAY,
+            peer,
+            "UNAVAILABLE",
+            Exit.UNAVAILABLE,
+            "the department's own database cannot be reached by its node",
+            "try again; tell that department if it stays",
         ),
         (
             Code.CAT_INVALID,

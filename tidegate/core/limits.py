@@ -16,6 +16,11 @@ LEAF_ROWS_MAX = 50_000_000
 LEAF_BYTES_MAX = 4 << 30
 BATCH_BYTES_MAX = 4 << 20  # ADBC's default receive limit is 16 MiB; 4 MB keeps flow control fine-grained (doors.md)
 BATCH_ROWS_MAX = 65_536
+KEYS_MAX = 1_000_000  # keys that one fragment is given; beyond, its answer is rather larger
+KEYS_BYTES_MAX = (
+    10 << 20
+)  # of them, as Arrow: in the fragment's own message (MESSAGE_BYTES_MAX) beside up to 4 MiB of parameters
+REDUCTIONS_MAX = 64  # of one fragment
 SMALL_ANSWER_BYTES_MAX = 256 * 1024  # up to here an answer rides the Attach stream (house.md, Who dials whom)
 
 MESSAGE_BYTES_MAX = 16 << 20  # gRPC messages that carry Arrow batches

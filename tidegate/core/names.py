@@ -52,6 +52,11 @@ def member_name(text: str) -> MemberName:
     return MemberName(text)
 
 
+def is_member_name(text: str) -> bool:
+    """Say whether the text has the form of a member's name."""
+    return bool(_MEMBER.match(text))
+
+
 def is_purpose(text: str) -> bool:
     """Say whether the text has the form of a purpose or legal basis code: dotted lower-case words, at most 100."""
     return len(text) <= 100 and bool(_PURPOSE.match(text))

@@ -20,12 +20,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
+from tidegate.core.cache import BoundedCache
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import IdentityKind, SpiffeId
 from tidegate.identity.keys import PrivateKey, PublicKey
 
 PEM_BYTES_MAX = 16 << 10  # one certificate is under 1 KB, a chain under 3 KB
 CHAIN_LENGTH_MAX = 4
+CHAINS_CACHED_MAX = 1024
 FACTS_CACHED_MAX = 4096  # the same certificate comes with every call; parsing takes some 100 µs
 
 # What cryptography raises on hostile bytes; most of it is no ValueError.
@@ -37,6 +39,9 @@ UNREADABLE = (
     x509.DuplicateExtension,
     x509.UnsupportedGeneralNameType,
 )
+
+_CHAINS: BoundedCache[tuple[datetime, datetime]] = BoundedCache(entries_max=CHAINS_CACHED_MAX, bytes_max=16 << 20)
+"""Chains that were verified, by their exact bytes, with the time within which they hold; who was revoked is not asked here."""
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----\r?\n?")
 
@@ -62,9 +67,7 @@ class CertificateFacts:
     @property
     def public_key(self) -> PublicKey:
         """The certificate's key."""
-        key = x509.load_pem_x509_certificate(self.pem).public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)  # the profile was checked when the facts were made
-        return key
+        return _public_key(self.pem)
 
     def check_time(self, at: datetime) -> None:
         """Refuse a time outside the validity.
@@ -85,6 +88,13 @@ class CertificateFacts:
     def renewal_due(self, at: datetime) -> bool:
         """Say whether half of the validity has passed."""
         return at >= self.not_before + (self.not_after - self.not_before) / 2
+
+
+@lru_cache(maxsize=FACTS_CACHED_MAX)
+def _public_key(pem: bytes) -> PublicKey:
+    key = x509.load_pem_x509_certificate(pem).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # the profile was checked when the facts were made
+    return key
 
 
 def invalid(what: str, detail: str = "") -> TidegateError:
@@ -210,17 +220,29 @@ def verify_chain(leaf_pem: bytes, chain_pem: bytes, root_pem: bytes, at: datetim
     """
     result = facts(leaf_pem)
     result.check_time(at)
+    key = (leaf_pem, chain_pem, root_pem)
+    window = _CHAINS.get(key)
+    if window is None or not window[0] <= at <= window[1]:
+        _CHAINS.put(key, _verify(result, chain_pem, root_pem, at), size_bytes=sum(map(len, key)))
+    return result
+
+
+def _verify(result: CertificateFacts, chain_pem: bytes, root_pem: bytes, at: datetime) -> tuple[datetime, datetime]:
+    """Verify a chain; give the time within which every certificate of it is valid: until then it holds as it is."""
     try:
         intermediates = [x509.load_pem_x509_certificate(block) for block in (split_pem(chain_pem) if chain_pem else ())]
         root = load_certificate(root_pem)
         # One issuing CA below the root: the depth counts the intermediates between root and leaf.
         verifier = PolicyBuilder().store(Store([root])).time(at).max_chain_depth(1).build_client_verifier()
-        verifier.verify(x509.load_pem_x509_certificate(result.pem), intermediates)
+        leaf = x509.load_pem_x509_certificate(result.pem)
+        verifier.verify(leaf, intermediates)
+        every = [leaf, root, *intermediates]
+        window = max(item.not_valid_before_utc for item in every), min(item.not_valid_after_utc for item in every)
     except (VerificationError, *UNREADABLE) as error:
         raise invalid("it was not issued by this exchange", detail=str(error)) from error
     if result.identity.exchange != root_exchange(root_pem):
         raise invalid("it names another exchange")
-    return result
+    return window
 
 
 def make_csr(key: PrivateKey) -> bytes:

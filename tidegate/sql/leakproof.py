@@ -8,7 +8,7 @@ the column's own family; and a few functions that are total over what they accep
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import TypeAlias
 
@@ -19,6 +19,7 @@ from tidegate.sql import callnames
 from tidegate.sql.families import MOMENTS, Family, comparable, family
 from tidegate.sql.lineage import Lineage
 from tidegate.sql.model import BoundQuery, Schema
+from tidegate.sql.nodes import Keys
 
 Kind: TypeAlias = "Family | None"
 
@@ -59,6 +60,8 @@ class Leakproof:
                 return isinstance(right, exp.Null | exp.Boolean) and (
                     self.value(node.this) is not None or self.predicate(node.this)
                 )
+            case Keys():
+                return self.value(node.this) is not None
             case exp.In():
                 return self._membership(node)
             case exp.Between():
@@ -152,7 +155,29 @@ class Leakproof:
             if isinstance(node.this, exp.Null):
                 return kind
             return kind if kind in MOMENTS and self._is_moment(node.this) else None
+        if isinstance(node, exp.Add | exp.Sub):
+            return self._sum(node)
         return None
+
+    def _sum(self, node: exp.Add | exp.Sub) -> Kind:
+        """Give the family of constants added: a moment and a small interval, or two short numbers; neither can overflow."""
+        left, right = node.left.unnest(), node.right.unnest()
+        if isinstance(left, exp.Cast) and self._constant(left) in MOMENTS and self._is_small_interval(right):
+            return "timestamp"
+        short = all(
+            isinstance(item, exp.Literal) and not item.is_string and len(item.name) <= 9 for item in (left, right)
+        )
+        return ("integer" if left.is_int and right.is_int else "decimal") if short else None
+
+    def _is_small_interval(self, node: exp.Expr) -> bool:
+        if not isinstance(node, exp.Interval) or node.this is None:
+            return False
+        count = node.this.unnest()
+        if isinstance(count, exp.Parameter):
+            value = self._parameters[int(count.this.name) - 1]
+        else:
+            value = count.name if isinstance(count, exp.Literal) else None
+        return bool(re.fullmatch(r"[0-9]{1,3}", str(value))) and not isinstance(value, bool | float)
 
     def _is_moment(self, node: exp.Expr) -> bool:
         """Say whether a constant text is a date or time: a bad one raises, and perhaps only where there are rows."""
@@ -161,19 +186,19 @@ class Leakproof:
             text = self._parameters[int(node.this.name) - 1]
         else:
             text = node.name if isinstance(node, exp.Literal) and node.is_string else None
-        if not isinstance(text, str) or not _MOMENT.match(text):
-            return False
-        try:
-            datetime.fromisoformat(text)
-        except ValueError:
-            return False
-        return True
+        return isinstance(text, str) and _is_moment_text(text)
 
     def query(self, tree: exp.Expr) -> bool:
         """Say whether nothing in a whole query can raise or tell: then a leaf's restriction needs no barrier."""
-        return all(self._select(select) for select in tree.find_all(exp.Select)) and tree.find(exp.Values) is None
+        return next(self.culprits(tree), None) is None
 
-    def _select(self, select: exp.Select) -> bool:
+    def culprits(self, tree: exp.Expr) -> Iterator[exp.Expr]:
+        """Give what in a whole query may raise or tell: values, conditions, and lists of values that stand in it."""
+        for select in tree.find_all(exp.Select):
+            yield from self._culprits(select)
+        yield from tree.find_all(exp.Values)
+
+    def _culprits(self, select: exp.Select) -> Iterator[exp.Expr]:
         values = [item.unalias() for item in select.expressions]
         group = select.args.get("group")
         order = select.args.get("order")
@@ -183,12 +208,29 @@ class Leakproof:
             node.this for node in (select.args.get(key) for key in ("where", "having", "qualify")) if node is not None
         ]
         conditions += [join.args["on"] for join in select.args.get("joins") or () if join.args.get("on") is not None]
-        return all(map(self._item, values)) and all(map(self.predicate, conditions))
+        yield from (value for value in values if not self.item(value))
+        yield from (condition for condition in conditions if not self.predicate(condition))
 
-    def _item(self, node: exp.Expr) -> bool:
+    def item(self, node: exp.Expr) -> bool:
+        """Say whether a value of a select list cannot raise: an aggregate of the few that are safe, or a value."""
         if callnames.name(node) in _AGGREGATES:
             return all(isinstance(item, exp.Star) or self.value(item) is not None for item in callnames.arguments(node))
         return self.value(node) is not None
+
+
+def _is_moment_text(text: str) -> bool:
+    if not _MOMENT.match(text):
+        return False
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def constant_class(value: Value) -> tuple[str, Kind, bool]:
+    """Give all that this rule sees of a constant: its type, its family, and whether it is the text of a date or time."""
+    return type(value).__name__, _family_of(value), isinstance(value, str) and _is_moment_text(value)
 
 
 def _family_of(value: Value) -> Kind:

@@ -87,6 +87,25 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
+class Reduction:
+    """A join reduction: of a leaf, only rows whose key another fragment's answer holds can matter to the query.
+
+    The node that is asked drops the other rows if it is given the keys; it may be asked without them, and then the answer is
+    larger and as right. Keys disclose rows of the department that they come from: a plan holds a reduction only where that
+    department's decision says that its keys may go there (``keys_may_go_to``).
+
+    Args:
+        ref, column: the leaf of this fragment, and its column as the caller sees it (after masks).
+        sources: the fragments whose answers hold the keys, each with its output column (``c0`` ...); their union is sent.
+            More than one when the keys come from a collection in parts.
+    """
+
+    ref: str
+    column: str
+    sources: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Fragment:
     """What one node is asked: SQL over base datasets, before any restriction; the node restricts it itself.
 
@@ -97,6 +116,8 @@ class Fragment:
         refs: instances in it.
         whole: True when the node answers the caller's whole query (and so applies floors itself).
         floors: of this fragment, when ``whole``.
+        reductions: keys that make it smaller; each of their sources is a fragment that comes earlier in the plan.
+        rows_estimated: from the catalogue's statistics; None when they say nothing.
         pushed, kept: conjuncts, rendered for EXPLAIN, with the reason why one was kept.
         scans: how often the final SQL reads it.
     """
@@ -112,6 +133,8 @@ class Fragment:
     kept: tuple[tuple[str, str], ...] = ()
     scans: int = 1
     floors: tuple[Floor, ...] = ()
+    reductions: tuple[Reduction, ...] = ()
+    rows_estimated: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +146,7 @@ class FederatedPlan:
         floors: hidden trailing columns of the final result to check and cut off; empty when a node did it.
         output_names: set on the answer's Arrow schema.
         rows_max: the strictest ``max_rows`` of the leaves' decisions.
+        withheld: reductions that policy does not permit, in words for EXPLAIN.
     """
 
     fragments: tuple[Fragment, ...]
@@ -130,3 +154,4 @@ class FederatedPlan:
     floors: tuple[Floor, ...]
     output_names: tuple[str, ...]
     rows_max: int
+    withheld: tuple[str, ...] = ()

@@ -81,3 +81,15 @@ def parameter(number: int) -> exp.Parameter:
 def parameter_number(node: exp.Parameter) -> int:
     """Give the number of a parameter."""
     return int(node.this.this)
+
+
+class Keys(exp.In):
+    """``this IN (the keys of candidate number N)``: a join reduction on its way to a leaf; never printed.
+
+    ``field`` is the candidate's number (a literal), so that two candidates on one column stay two.
+    """
+
+
+def keys(target: exp.Column, number: int) -> Keys:
+    """Give the condition that a column's value is among a candidate's keys."""
+    return Keys(this=target.copy(), field=exp.Literal.number(number))

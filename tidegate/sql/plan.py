@@ -13,6 +13,7 @@ from tidegate.sql.admit import admit
 from tidegate.sql.bind import NOTHING, bind
 from tidegate.sql.model import BoundQuery, Schema
 from tidegate.sql.render import render
+from tidegate.sql.shapes import Shape, Slots, given, shape_of
 from tidegate.sql.wall import check
 
 
@@ -40,3 +41,14 @@ def plan(
     bound = bind(admit(text), schema, parameters, unlisted, fragment=fragment)
     check(render(bound.tree, bound.parameters), frozenset(str(leaf.dataset) for leaf in bound.leaves))
     return bound
+
+
+def plan_shaped(
+    text: str,
+    schema: Schema,
+    parameters: Sequence[Value] | Mapping[str, Value] = (),
+    unlisted: Mapping[DatasetName, frozenset[str]] = NOTHING,
+) -> tuple[BoundQuery, Shape, Slots]:
+    """Plan as ``plan`` does, and say for which other values the bound query is as good (``tidegate.sql.shapes``)."""
+    bound = plan(text, schema, parameters, unlisted)
+    return bound, *shape_of(bound, given(parameters))

@@ -7,7 +7,8 @@ IS NULL; texts by equality alone (ranges depend on the server's collation), and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 
@@ -15,12 +16,14 @@ from sqlglot import exp
 
 from tidegate.core.dataset import Dataset
 from tidegate.core.decision import Decision
+from tidegate.core.errors import Code, error_for
 from tidegate.core.values import Value
-from tidegate.sql import filters
+from tidegate.sql import filters, postgres_values
 from tidegate.sql.families import Family, comparable, family
 from tidegate.sql.leakproof import Leakproof
 from tidegate.sql.lineage import Lineage, conjuncts
 from tidegate.sql.model import BoundQuery, RenderedSql, Schema
+from tidegate.sql.postgres_types import NativeColumn
 from tidegate.sql.pushdown import push
 
 _RANGES: dict[type[exp.Expr], str] = {exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">="}
@@ -50,17 +53,26 @@ def scan(
     columns: Iterable[str],
     conditions: Iterable[exp.Expr],
     parameters: Sequence[Value] = (),
+    *,
+    natives: Mapping[str, NativeColumn] | None = None,
+    keys: Mapping[str, Sequence[Value]] | None = None,
 ) -> RenderedSql:
     """Print the scan in PostgreSQL's dialect; a condition that cannot be said there is left out.
 
     Args:
         table: schema and name of the table or view at the source, from the node's configuration.
         parameters: those that ``exp.Parameter`` nodes of the conditions stand for.
+        natives: what the columns are at the source; None where all of them are what the catalogue says.
+        keys: column -> keys; rows with another value, or none, cannot matter.
     """
-    printer = _Printer(dataset, parameters)
+    printer = _Printer(dataset, parameters, natives)
     wanted = list(columns)
-    items = ", ".join(quoted(name) for name in wanted) or "1"
+    items = ", ".join(raw(name, _native(natives, name)) for name in wanted) or "1"
     said = [text for text in map(printer.condition, conditions) if text is not None]
+    for name, values in (keys or {}).items():
+        condition = printer.keys(name, values)
+        if condition is not None:
+            said.append(condition)
     where = f" WHERE {' AND '.join(said)}" if said else ""
     source = ".".join(quoted(part) for part in table)
     return RenderedSql(f"SELECT {items} FROM {source}{where}", tuple(printer.values))  # noqa: S608 - quoted names and our own print
@@ -71,6 +83,37 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def raw(name: str, native: str) -> str:
+    """Print a column of a scan: a fixed-width text has no blanks at its end, as everywhere in the exchange."""
+    return f"CAST({quoted(name)} AS text) AS {quoted(name)}" if native == "bpchar" else quoted(name)
+
+
+_PLACES = re.compile(r'"(?:[^"]|"")*"|CAST\(\$([0-9]+) AS text\)')
+
+
+def inlined(query: RenderedSql) -> str:
+    """Give the scan's text without parameters, for COPY, which takes none: each is printed as the digits of its bytes.
+
+    Raises:
+        InternalError: INTERNAL, a parameter that is no text; ``scan`` makes none.
+    """
+
+    def said(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return match[0]  # a quoted name
+        value = query.parameters[int(match[1]) - 1]
+        if not isinstance(value, str):
+            raise error_for(Code.INTERNAL, detail="scan: a parameter that is no text")
+        return postgres_values.text(value)
+
+    return _PLACES.sub(said, query.text)
+
+
+def _native(natives: Mapping[str, NativeColumn] | None, name: str) -> str:
+    found = (natives or {}).get(name)
+    return found.native if found is not None else ""
+
+
 class _Unsaid(Exception):
     """The condition has no exact form; a signal inside this module, never an error of anybody's."""
 
@@ -78,8 +121,11 @@ class _Unsaid(Exception):
 class _Printer:
     """Prints conditions; texts become parameters ``$1`` ... of type text."""
 
-    def __init__(self, dataset: Dataset, parameters: Sequence[Value]) -> None:
+    def __init__(
+        self, dataset: Dataset, parameters: Sequence[Value], natives: Mapping[str, NativeColumn] | None
+    ) -> None:
         self._dataset = dataset
+        self._natives = natives
         self._parameters = parameters
         self.values: list[Value] = []
 
@@ -135,7 +181,21 @@ class _Printer:
         kind = family(held.type)
         if ordered and kind not in _EXACT:
             raise _Unsaid
+        native = self._natives.get(held.name) if self._natives is not None else None
+        if kind == "text" and native is not None:
+            if not native.collation:  # two texts of other bytes may be equal there
+                raise _Unsaid
+            if native.native == "bpchar":
+                return f"CAST({quoted(held.name)} AS text)", kind
         return quoted(held.name), kind
+
+    def keys(self, name: str, values: Sequence[Value]) -> str | None:
+        """Print the condition that a column is among keys, or None."""
+        try:
+            text, kind = self._column(exp.column(name))
+            return f"({text} = ANY ({postgres_values.array(values, kind)}))"
+        except (_Unsaid, postgres_values.Unsaid):
+            return None
 
     def _value(self, node: exp.Expr, kind: Family, *, positive: bool) -> str:
         node = node.unnest()

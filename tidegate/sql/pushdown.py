@@ -68,21 +68,38 @@ class _Condition:
     join: int | None
 
 
-def push(tree: exp.Expr, lineage: Lineage, leakproof: Leakproof) -> dict[str, LeafPush]:
+@dataclass(slots=True)
+class Implied:
+    """Conditions that are not written in the query but follow from it; they are pushed like those that are.
+
+    Args:
+        conditions: id of a SELECT -> (condition, number of the join whose ON implies it, or None for WHERE).
+        outputs: pairs (query, conditions over its output columns, named by the alias "").
+    """
+
+    conditions: dict[int, list[tuple[exp.Expr, int | None]]] = field(default_factory=dict)
+    outputs: list[tuple[exp.Expr, list[exp.Expr]]] = field(default_factory=list)
+
+
+def push(tree: exp.Expr, lineage: Lineage, leakproof: Leakproof, implied: Implied | None = None) -> dict[str, LeafPush]:
     """Find the conjuncts of every leaf of a bound tree."""
-    return _Pusher(lineage, leakproof, {ref: LeafPush() for ref in lineage.leaves}).run(tree)
+    found = {ref: LeafPush() for ref in lineage.leaves}
+    return _Pusher(lineage, leakproof, found, implied or Implied()).run(tree)
 
 
 class _Pusher:
     """One walk down the tree; each query is visited once."""
 
-    def __init__(self, lineage: Lineage, leakproof: Leakproof, found: dict[str, LeafPush]) -> None:
+    def __init__(self, lineage: Lineage, leakproof: Leakproof, found: dict[str, LeafPush], implied: Implied) -> None:
         self._lineage = lineage
+        self._implied = implied
         self._leakproof = leakproof
         self._found = found
         self._visited: set[int] = set()
 
     def run(self, tree: exp.Expr) -> dict[str, LeafPush]:
+        for query, conditions in self._implied.outputs:
+            self._query(query, {number: (item, "") for number, item in enumerate(conditions)})
         self._query(tree, {})
         for select in tree.find_all(exp.Select):
             self._query(select, {})  # sub-queries in expressions, and CTEs that are mentioned more than once
@@ -140,6 +157,7 @@ class _Pusher:
                 conditions.append(_Condition(item, None))
         for number, join in enumerate(joins, start=1):
             conditions += [_Condition(item, number) for item in conjuncts(join.args.get("on"))]
+        conditions += [_Condition(*item) for item in self._implied.conditions.get(id(select), ())]
         kinds = [join_kind(join) for join in joins]
         for position, source in enumerate(sources(select)):
             self._source(source, position, conditions, kinds)

@@ -9,14 +9,16 @@ calls this with the intersection of the broker's decision and its own; no optimi
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 from sqlglot import exp
 
-from tidegate.core.dataset import Dataset
+from tidegate.core.dataset import Column, Dataset
 from tidegate.core.decision import Decision, ResourceDecision
 from tidegate.core.errors import Code, error_for
 from tidegate.sql import filters, masks, structure, subjects
+from tidegate.sql.families import Family, family
 from tidegate.sql.leakproof import Leakproof
 from tidegate.sql.masks import MaskKeys
 from tidegate.sql.model import BoundQuery, Floor, Leaf, RenderedSql, Schema
@@ -27,6 +29,20 @@ from tidegate.sql.scope import SUBJECT_COLUMN
 from tidegate.sql.split import columns_of
 
 VIEW_PREFIX = "tg_"  # reserved: no dataset's and no column's name begins so
+KEYS_PREFIX = "tg_k"  # relations of keys; views are named after refs, ``tg_r0``
+KEY = "k"  # the one column of a relation of keys
+KeyKind = Literal["integer", "text", "date"]
+_KINDS: Mapping[Family, KeyKind] = {"integer": "integer", "text": "text", "date": "date"}
+"""Columns that keys may be for: comparing them is exact, and no value of them needs a cast."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRelation:
+    """Keys for a leaf: of ``ref``, only rows whose ``column`` is in relation ``name`` (``tg_k0``, column ``k``) can matter."""
+
+    ref: str
+    column: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +55,10 @@ class RestrictedQuery:
         floors: over hidden trailing columns of the result; see ``engine.floors.apply``.
         tables: ``department.dataset`` of leaves that pass whole, names of views for the others.
         raw: ref -> the raw columns that the restriction reads (for a source that is scanned beforehand).
+        keys: the key relations that the query reads -> the kind that each must be of. One that is not here was not used.
         rules: ref -> what was done to it, in words, for EXPLAIN; no value of a filter is in it.
+        views: ref -> what ``setup`` makes a view of, for an engine of another dialect.
+        barrier: the views are SECURE: something in the query can raise or tell.
     """
 
     setup: tuple[str, ...]
@@ -49,16 +68,27 @@ class RestrictedQuery:
     tree: exp.Query
     raw: Mapping[str, tuple[str, ...]]
     rules: Mapping[str, tuple[str, ...]]
+    keys: Mapping[str, KeyKind] = field(default_factory=dict)
+    views: Mapping[str, exp.Select] = field(default_factory=dict)
+    barrier: bool = False
 
 
 def restrict(
-    bound: BoundQuery, decision: Decision, keys: MaskKeys, *, schema: Schema, subject_key: bytes = b""
+    bound: BoundQuery,
+    decision: Decision,
+    keys: MaskKeys,
+    *,
+    schema: Schema,
+    subject_key: bytes = b"",
+    reductions: Sequence[KeyRelation] = (),
 ) -> RestrictedQuery:
     """Build the restricted form of a query; the bound query is left as it is.
 
     Args:
         schema: the descriptions of the leaves' datasets, the node's own.
         subject_key: of the grant; pseudonyms of subjects are made with it when the fragment asks for them.
+        reductions: keys that came with the fragment. They apply to a column as the caller sees it, outside of filter and
+            masks; those for a column that is masked, or closed to predicates, are left unused: the answer is then larger.
 
     Raises:
         Refused: POLICY_REFUSED, POLICY_STRUCTURE, as ``structure.check``.
@@ -66,13 +96,18 @@ def restrict(
         PeerError: NODE_FRAGMENT, subjects are asked for without a key.
     """
     try:
-        return _restrict(prune(bound, schema), decision, keys, schema, subject_key)
+        return _restrict(prune(bound, schema), decision, keys, schema, subject_key, reductions)
     except RecursionError as error:
         raise error_for(Code.PLAN_TOO_LARGE, "the query is nested deeper than the limit") from error
 
 
 def _restrict(
-    bound: BoundQuery, decision: Decision, keys: MaskKeys, schema: Schema, subject_key: bytes
+    bound: BoundQuery,
+    decision: Decision,
+    keys: MaskKeys,
+    schema: Schema,
+    subject_key: bytes,
+    reductions: Sequence[KeyRelation],
 ) -> RestrictedQuery:
     structure.check(bound, decision, schema=schema)
     counted = subjects.count(bound, decision)
@@ -86,22 +121,74 @@ def _restrict(
         )
         for leaf in bound.leaves
     ]
+    usable = {
+        relation: held
+        for relation in reductions
+        if (held := _key_column(relation, counted.bound, used, decision, schema)) is not None
+    }
     setup: list[str] = []
     for item in built:
-        if item.whole:
-            tables[item.ref].replace(exp.Subquery(this=item.select, alias=table_alias(item.ref)))
-        else:
+        source = item.select
+        if not item.whole:
             setup.append(_view(item, barrier))
-            tables[item.ref].replace(exp.Table(this=identifier(VIEW_PREFIX + item.ref), alias=table_alias(item.ref)))
+            source = _over_view(item)
+        mine = {relation: held for relation, held in usable.items() if relation.ref == item.ref}
+        tables[item.ref].replace(
+            exp.Table(this=identifier(VIEW_PREFIX + item.ref), alias=table_alias(item.ref))
+            if not item.whole and not mine
+            else exp.Subquery(this=_narrowed(source, mine), alias=table_alias(item.ref))
+        )
     return RestrictedQuery(
         setup=tuple(setup),
         query=render(tree, bound.parameters),
         floors=counted.floors,
-        tables=frozenset(item.name if item.whole else VIEW_PREFIX + item.ref for item in built),
+        tables=frozenset(item.name if item.whole else VIEW_PREFIX + item.ref for item in built)
+        | {relation.name for relation in usable},
         tree=tree,
         raw={item.ref: item.raw for item in built},
-        rules={item.ref: item.rules for item in built},
+        rules={item.ref: (*item.rules, *_key_rules(item.ref, usable)) for item in built},
+        keys={relation.name: _KINDS[family(held.type)] for relation, held in usable.items()},
+        views={item.ref: item.select for item in built if not item.whole},
+        barrier=barrier,
     )
+
+
+def _key_column(
+    relation: KeyRelation, bound: BoundQuery, used: Mapping[str, Sequence[str]], decision: Decision, schema: Schema
+) -> Column | None:
+    """Give the column that keys are for; None when they are to be left unused.
+
+    Masked, or closed to predicates, by this department's own rules: the broker could not know, and without keys the answer
+    is as right. Of a type whose comparison could need a cast of a hidden value: no plan has such keys.
+    """
+    rule = decision.resources[relation.ref].rule(relation.column)
+    held = schema[bound.leaf(relation.ref).dataset].column(relation.column)
+    shown = rule.access == "plain" and rule.mask is None and not rule.in_predicate_denied
+    if held is None or not shown or relation.column not in used[relation.ref] or family(held.type) not in _KINDS:
+        return None
+    return held
+
+
+def _narrowed(select: exp.Select, keys: Mapping[KeyRelation, Column]) -> exp.Select:
+    """Add the semi-joins; the keys take the column's type, so that no value of the column is ever cast."""
+    for relation, held in keys.items():
+        wanted = exp.TryCast(this=column(relation.name, KEY), to=exp.DataType.build(held.type, dialect="duckdb"))
+        table = exp.Table(this=identifier(relation.name), alias=table_alias(relation.name))
+        found = exp.Select(expressions=[aliased(wanted, KEY)], from_=exp.From(this=table))
+        condition = exp.In(this=column(relation.ref, relation.column), query=exp.Subquery(this=found))
+        select = select.where(condition, copy=False)
+    return select
+
+
+def _over_view(item: _Restriction) -> exp.Select:
+    """Read the view of a leaf: what the caller sees is compared, and the barrier stays between keys and hidden rows."""
+    view = exp.Table(this=identifier(VIEW_PREFIX + item.ref), alias=table_alias(item.ref))
+    names = [found.alias for found in item.select.expressions]
+    return exp.Select(expressions=[aliased(column(item.ref, name), name) for name in names], from_=exp.From(this=view))
+
+
+def _key_rules(ref: str, keys: Mapping[KeyRelation, Column]) -> list[str]:
+    return [f"{relation.column}: only keys that were received" for relation in keys if relation.ref == ref]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,15 @@
 """Split a bound query into fragments, one for each node that is asked, and the query that joins their answers.
 
-One node holds everything: it is asked the whole query. Else each leaf is fetched (a superset: its columns, its copied
-conjuncts) and the caller's own bound query runs over what came. What a fragment says is over base datasets; the node
-restricts it itself.
+One node holds everything: it is asked the whole query. Else the query is cut into units (``units``), conditions are copied to
+the leaves (``pushdown``), keys of one answer reduce another where policy permits (``reduce``), and the units are carved out
+(``carve``); what is left runs at the broker over what came. What a fragment says is over base datasets; the node restricts it
+itself. Every pass may be switched off (``passes``): the answers stay the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from sqlglot import exp
 
@@ -17,46 +18,66 @@ from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import ROWS_MAX
 from tidegate.core.names import DatasetName
 from tidegate.sql import structure, subjects
+from tidegate.sql.carve import Carve
+from tidegate.sql.estimate import Estimate
+from tidegate.sql.joins import empty_exists, flatten_inner, inner_queries, own_columns, where_of
+from tidegate.sql.kinds import Kinds
 from tidegate.sql.leakproof import Leakproof
 from tidegate.sql.lineage import Lineage
-from tidegate.sql.model import BoundQuery, FederatedPlan, Fragment, Leaf, RenderedSql, Schema
+from tidegate.sql.model import BoundQuery, FederatedPlan, Fragment, Leaf, Schema
+from tidegate.sql.partial import partial_aggregates
+from tidegate.sql.passes import ALL, Passes
 from tidegate.sql.pruning import prune
-from tidegate.sql.pushdown import LeafPush, push
+from tidegate.sql.pushdown import Implied, LeafPush, push
+from tidegate.sql.reduce import Reduce
 from tidegate.sql.render import render
+from tidegate.sql.topn import push_limits
+from tidegate.sql.units import Units
 
 Placement = Mapping[DatasetName, tuple[str, str]]
 """Where each dataset lies: (member, node)."""
 
 
-def split(bound: BoundQuery, decision: Decision, placement: Placement, *, schema: Schema) -> FederatedPlan:
+def split(
+    bound: BoundQuery, decision: Decision, placement: Placement, *, schema: Schema, passes: Passes = ALL
+) -> FederatedPlan:
     """Plan a bound, decided query.
 
     Args:
         placement: of every dataset that the leaves name; a part of a collection counts by itself.
-        schema: the descriptions of the leaves' datasets (types of columns).
+        schema: the descriptions of the leaves' datasets (types of columns, statistics).
 
     Raises:
         Refused: POLICY_REFUSED or POLICY_STRUCTURE, as ``structure.check``.
         PeerError: FETCH_NODE_AWAY, a dataset has no node.
     """
     try:
-        return _split(prune(bound, schema), decision, placement, schema)
+        return _split(prune(bound, schema), decision, placement, schema, passes)
     except RecursionError as error:
         raise error_for(Code.PLAN_TOO_LARGE, "the query is nested deeper than the limit") from error
 
 
-def _split(bound: BoundQuery, decision: Decision, placement: Placement, schema: Schema) -> FederatedPlan:
+def _split(
+    bound: BoundQuery, decision: Decision, placement: Placement, schema: Schema, passes: Passes
+) -> FederatedPlan:
     structure.check(bound, decision, schema=schema)
     places = {leaf.ref: _place(leaf, placement) for leaf in bound.leaves}
     rows_max = min((decision.resources[ref].constraints.max_rows for ref in places), default=ROWS_MAX)
     if not bound.leaves:
         return FederatedPlan((), render(bound.tree, bound.parameters), (), bound.output_names, rows_max)
     if len(set(places.values())) == 1:
-        return _whole(bound, decision, places, rows_max)
+        return _whole(bound, decision, places, rows_max, schema)
     counted = subjects.count(bound, decision)
-    fragments, homes = _leaf_fragments(counted.bound, decision, places, schema)
-    final = _final(counted.bound, homes)
-    return FederatedPlan(fragments, final, counted.floors, bound.output_names, rows_max)
+    if any(decision.resources[ref].constraints.mode != "rows" for ref in places):
+        # Who counts subjects sees every row that counts: such a query is fetched leaf by leaf.
+        passes = replace(passes, subtrees=False, partial=False, top=False, reduction=False)
+    divided = counted.bound
+    if passes.partial:
+        divided = partial_aggregates(divided, decision, schema, placement)
+    if passes.top:
+        divided = push_limits(divided, decision, schema, placement)
+    found = _federated(divided, decision, places, schema, passes)
+    return replace(found, floors=counted.floors, rows_max=rows_max)
 
 
 def _place(leaf: Leaf, placement: Placement) -> tuple[str, str]:
@@ -66,9 +87,10 @@ def _place(leaf: Leaf, placement: Placement) -> tuple[str, str]:
 
 
 def _whole(
-    bound: BoundQuery, decision: Decision, places: Mapping[str, tuple[str, str]], rows_max: int
+    bound: BoundQuery, decision: Decision, places: Mapping[str, tuple[str, str]], rows_max: int, schema: Schema
 ) -> FederatedPlan:
     member, node = next(iter(places.values()))
+    estimate = Estimate(bound, schema, Lineage.of(bound))
     fragment = Fragment(
         id="f0",
         member=member,
@@ -78,61 +100,58 @@ def _whole(
         columns=tuple(f"c{number}" for number in range(len(bound.output_names))),
         whole=True,
         floors=subjects.count(bound, decision).floors,
+        rows_estimated=round(estimate.query(bound.tree, {})) if estimate.is_known(places) else None,
     )
     return FederatedPlan((fragment,), None, (), bound.output_names, rows_max)
 
 
-@dataclass(frozen=True, slots=True)
-class _Home:
-    """Where a leaf's rows come from: the fragment, and the number of each column in it."""
-
-    fragment: str
-    numbers: Mapping[str, int]
-
-
-def _leaf_fragments(
-    bound: BoundQuery, decision: Decision, places: Mapping[str, tuple[str, str]], schema: Schema
-) -> tuple[tuple[Fragment, ...], dict[str, _Home]]:
+def _federated(
+    bound: BoundQuery, decision: Decision, places: Mapping[str, tuple[str, str]], schema: Schema, passes: Passes
+) -> FederatedPlan:
+    """Cut, push, reduce, carve. The bound query is left as it is."""
+    tree = bound.tree.copy()
+    flatten_inner(tree)
+    if passes.subtrees:
+        empty_exists(tree)
+    bound = replace(bound, tree=tree)
     lineage = Lineage.of(bound)
-    pushes = push(bound.tree, lineage, Leakproof(bound, schema, lineage))
-    used = columns_of(bound)
-    fragments: dict[str, Fragment] = {}
-    homes: dict[str, _Home] = {}
-    for leaf in bound.leaves:
-        names = used[leaf.ref]
-        tree = fragment_tree(leaf, names, pushes[leaf.ref])
-        # Two mentions of a dataset that need the same rows under the same rules are fetched once.
-        key = repr(
-            (
-                places[leaf.ref],
-                decision.resources[leaf.ref].to_json(),
-                fragment_tree(replace(leaf, ref="r"), names, pushes[leaf.ref]).sql("duckdb"),
-            )
-        )
-        if key in fragments:
-            fragments[key] = replace(fragments[key], scans=fragments[key].scans + 1)
-        else:
-            fragments[key] = _fragment(
-                f"f{len(fragments)}", leaf, names, tree, bound, places[leaf.ref], pushes[leaf.ref]
-            )
-        homes[leaf.ref] = _Home(fragments[key].id, {name: number for number, name in enumerate(names)})
-    return tuple(fragments.values()), homes
+    leakproof = Leakproof(bound, schema, lineage)
+    estimate = Estimate(bound, schema, lineage)
+    kinds = Kinds(bound, schema, lineage)
+    units = Units(tree, lineage, leakproof, places, estimate, kinds, passes)
+    pushes = {ref: LeafPush() for ref in places}
+    if passes.copies:
+        pushes = push(tree, lineage, leakproof, _implied(tree, units, leakproof))
+    reduce = Reduce(bound, tree, units, decision, estimate, lineage, leakproof)
+    schedule = reduce.schedule(pushes, enabled=passes.reduction)
+    carve = Carve(bound, tree, decision, pushes, schedule, units.all, estimate, kinds, sharing=passes.sharing)
+    fragments, final = carve.run()
+    return FederatedPlan(fragments, final, (), bound.output_names, ROWS_MAX, tuple(schedule.withheld))
 
 
-def _fragment(
-    id: str, leaf: Leaf, names: list[str], tree: exp.Select, bound: BoundQuery, place: tuple[str, str], pushed: LeafPush
-) -> Fragment:
-    return Fragment(
-        id=id,
-        member=place[0],
-        node=place[1],
-        sql=render(tree, bound.parameters),
-        refs={leaf.ref: leaf.dataset},
-        columns=tuple(f"c{number}" for number in range(max(len(names), 1))),
-        whole=False,
-        pushed=tuple(describe(item) for item in pushed.pushed),
-        kept=tuple((describe(item), why) for item, why in pushed.kept),
-    )
+def _implied(tree: exp.Expr, units: Units, leakproof: Leakproof) -> Implied:
+    """Give what follows from constants: with ``a = b AND b < 5`` goes ``a < 5``. It discloses nothing and needs no permit."""
+    found = Implied()
+    for select in tree.find_all(exp.Select):
+        found.conditions[id(select)] = [(item, None) for item in _of_constants(select, units, leakproof)]
+    return found
+
+
+def _of_constants(select: exp.Select, units: Units, leakproof: Leakproof) -> Iterator[exp.Expr]:
+    groups = units.classes(select).groups()
+    for item in where_of(select) if groups else ():
+        columns = {(column.table, column.name) for column in own_columns(item)}
+        if len(columns) != 1 or next(inner_queries(item), None) is not None or not leakproof.predicate(item):
+            continue
+        known = columns.pop()
+        for group in groups:
+            for table, name in group if known in group else ():
+                if (table, name) != known:
+                    other = item.copy()
+                    for column in other.find_all(exp.Column):
+                        column.set("table", exp.to_identifier(table, quoted=True))
+                        column.set("this", exp.to_identifier(name, quoted=True))
+                    yield other
 
 
 def columns_of(bound: BoundQuery) -> dict[str, list[str]]:
@@ -142,48 +161,3 @@ def columns_of(bound: BoundQuery) -> dict[str, list[str]]:
         if column.table in found:
             found[column.table].add(column.name)
     return {ref: sorted(names) for ref, names in found.items()}
-
-
-def fragment_tree(leaf: Leaf, names: list[str], pushed: LeafPush) -> exp.Select:
-    """Build ``SELECT r0.a AS c0 ... FROM department.dataset AS r0 WHERE ...`` for one leaf."""
-    items: list[exp.Expr] = [_column(name, leaf.ref) for name in names] or [exp.Literal.number("1")]
-    select = exp.Select(
-        expressions=[
-            exp.Alias(this=item, alias=exp.to_identifier(f"c{number}", quoted=True))
-            for number, item in enumerate(items)
-        ]
-    )
-    table = exp.Table(
-        this=exp.to_identifier(leaf.dataset.name, quoted=True),
-        db=exp.to_identifier(leaf.dataset.department, quoted=True),
-        alias=exp.TableAlias(this=exp.to_identifier(leaf.ref, quoted=True)),
-    )
-    select.set("from_", exp.From(this=table))
-    if pushed.pushed:
-        condition = exp.and_(*pushed.pushed)
-        for column in condition.find_all(exp.Column):
-            column.set("table", exp.to_identifier(leaf.ref, quoted=True))
-        select.set("where", exp.Where(this=condition))
-    return select
-
-
-def _column(name: str, table: str) -> exp.Column:
-    return exp.column(exp.to_identifier(name, quoted=True), exp.to_identifier(table, quoted=True))
-
-
-def _final(bound: BoundQuery, homes: Mapping[str, _Home]) -> RenderedSql:
-    tree = bound.tree.copy()
-    for column in tree.find_all(exp.Column):
-        if column.table in homes:
-            number = homes[column.table].numbers[column.name]
-            column.set("this", exp.to_identifier(f"c{number}", quoted=True))
-    for table in list(tree.find_all(exp.Table)):
-        if table.args.get("db") and table.alias in homes:
-            table.set("db", None)
-            table.set("this", exp.to_identifier(homes[table.alias].fragment, quoted=True))
-    return render(tree, bound.parameters)
-
-
-def describe(condition: exp.Expr) -> str:
-    """Print a conjunct for EXPLAIN; texts of the caller are parameters, so none is shown."""
-    return condition.sql(dialect="duckdb")

@@ -8,9 +8,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -22,7 +24,9 @@ SIGNATURES_MAX = 64  # C2SP: accept at least 16, cap the number
 TYPE_ED25519 = 0x01
 TYPE_COSIGNATURE = 0x04
 TYPE_OWN = 0xFF
+KEYS_CACHED_MAX = 256  # public keys that a process meets again and again: its logs', its witnesses'
 _DASH = "\u2014 "
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f]")
 
 
 def invalid(message: str) -> TidegateError:
@@ -53,11 +57,13 @@ def decode_decimal(text: str, what: str) -> int:
 
 def check_key_name(name: str) -> str:
     """Refuse a key name that could not stand on a signature line."""
-    if not name or "+" in name or any(char.isspace() or not char.isprintable() for char in name):
+    # Of all white space only the space itself is printable.
+    if not name or "+" in name or " " in name or not name.isprintable():
         raise invalid("key name: expected text without spaces and '+'")
     return name
 
 
+@lru_cache(maxsize=KEYS_CACHED_MAX)
 def key_id(name: str, kind: int, public: bytes, identifier: bytes = b"") -> bytes:
     """Give the four bytes that name a key on a signature line. Source: signed-note, Signatures."""
     return hashlib.sha256(name.encode() + b"\n" + bytes([kind]) + identifier + public).digest()[:4]
@@ -112,10 +118,15 @@ class Verifier:
             (moment,) = struct.unpack(">Q", signature[:8])
             message, signature = cosigned_message(text, moment), signature[8:]
         try:
-            Ed25519PublicKey.from_public_bytes(self.public).verify(signature, message)
+            _public_key(self.public).verify(signature, message)
         except (InvalidSignature, ValueError):
             return False
         return True
+
+
+@lru_cache(maxsize=KEYS_CACHED_MAX)
+def _public_key(public: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(public)
 
 
 def cosigned_message(text: bytes, time_s: int) -> bytes:
@@ -178,7 +189,7 @@ def _split(data: bytes) -> tuple[str, str]:
         whole = data.decode()
     except UnicodeDecodeError as error:
         raise invalid("note: expected UTF-8") from error
-    if any((char < " " and char != "\n") or char == "\x7f" for char in whole):
+    if _CONTROL.search(whole):
         raise invalid("note: control characters are not allowed")
     head, blank, signatures = whole.rpartition("\n\n")
     if not blank or not head or not signatures.endswith("\n"):

@@ -54,10 +54,19 @@ def receipt_verifier(log: Verifier) -> Verifier:
     return Verifier(log.name, TYPE_OWN, log.public, IDENTIFIER, SIGNED_PREFIX)
 
 
+def receipt_key(key: Ed25519PrivateKey, origin: str) -> Verifier:
+    """Give the receipt key of a log's own private key."""
+    return Verifier(check_key_name(origin), TYPE_OWN, public_bytes(key), IDENTIFIER, SIGNED_PREFIX)
+
+
 def sign_receipt(key: Ed25519PrivateKey, origin: str, index: int, leaf_hash: bytes, time_text: str) -> bytes:
     """Sign a receipt; call only when the entry is durable at that index."""
-    verifier = Verifier(check_key_name(origin), TYPE_OWN, public_bytes(key), IDENTIFIER, SIGNED_PREFIX)
-    return sign_note(Receipt(origin, index, leaf_hash, time_text).text, verifier, key)
+    return sign_receipt_by(receipt_key(key, origin), key, index, leaf_hash, time_text)
+
+
+def sign_receipt_by(verifier: Verifier, key: Ed25519PrivateKey, index: int, leaf_hash: bytes, time_text: str) -> bytes:
+    """Sign a receipt with a key whose public side (``receipt_key``) was made before: a log signs many."""
+    return sign_note(Receipt(verifier.name, index, leaf_hash, time_text).text, verifier, key)
 
 
 def verify_receipt(note: bytes, verifier_key: str) -> Receipt:

@@ -183,6 +183,8 @@ class Fragment(_message.Message):
     DEADLINE_S_FIELD_NUMBER: _builtins.int
     ROWS_MAX_FIELD_NUMBER: _builtins.int
     BYTES_MAX_FIELD_NUMBER: _builtins.int
+    REDUCTIONS_FIELD_NUMBER: _builtins.int
+    KEYS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     grant: _builtins.bytes
     """tidegate.core.grant.Grant, canonical JSON"""
@@ -196,6 +198,14 @@ class Fragment(_message.Message):
     """time left"""
     rows_max: _builtins.int
     bytes_max: _builtins.int
+    @_builtins.property
+    def reductions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reduction]:
+        """every one that the fragment's digest covers"""
+
+    @_builtins.property
+    def keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeyBatch]:
+        """of some of them, in the order of the grant's `keys`"""
+
     def __init__(
         self,
         *,
@@ -208,14 +218,105 @@ class Fragment(_message.Message):
         deadline_s: _builtins.float = ...,
         rows_max: _builtins.int = ...,
         bytes_max: _builtins.int = ...,
+        reductions: _abc.Iterable[Global___Reduction] | None = ...,
+        keys: _abc.Iterable[Global___KeyBatch] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "chain_pem", b"chain_pem", "deadline_s", b"deadline_s", "grant", b"grant", "id", b"id", "parameters_json", b"parameters_json", "rows_max", b"rows_max", "signature", b"signature", "sql", b"sql"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "chain_pem", b"chain_pem", "deadline_s", b"deadline_s", "grant", b"grant", "id", b"id", "keys", b"keys", "parameters_json", b"parameters_json", "reductions", b"reductions", "rows_max", b"rows_max", "signature", b"signature", "sql", b"sql"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Fragment: _TypeAlias = Fragment  # noqa: Y015
+
+@_typing.final
+class Reduction(_message.Message):
+    """Of a leaf, only rows whose key is among the keys of other fragments' answers can matter to the query."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REF_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    ref: _builtins.str
+    column: _builtins.str
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeySource]:
+        """the union of their keys is meant"""
+
+    def __init__(
+        self,
+        *,
+        ref: _builtins.str = ...,
+        column: _builtins.str = ...,
+        sources: _abc.Iterable[Global___KeySource] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "ref", b"ref", "sources", b"sources"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reduction: _TypeAlias = Reduction  # noqa: Y015
+
+@_typing.final
+class KeySource(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAGMENT_FIELD_NUMBER: _builtins.int
+    COLUMN_FIELD_NUMBER: _builtins.int
+    MEMBER_FIELD_NUMBER: _builtins.int
+    fragment: _builtins.str
+    column: _builtins.str
+    """of that fragment's answer"""
+    member: _builtins.str
+    """whose rows the keys disclose"""
+    def __init__(
+        self,
+        *,
+        fragment: _builtins.str = ...,
+        column: _builtins.str = ...,
+        member: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column", b"column", "fragment", b"fragment", "member", b"member"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeySource: _TypeAlias = KeySource  # noqa: Y015
+
+@_typing.final
+class KeyBatch(_message.Message):
+    """Count and digest (tidegate.ipc.Digest) stand in the grant, under the broker's signature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REDUCTION_FIELD_NUMBER: _builtins.int
+    SCHEMA_FIELD_NUMBER: _builtins.int
+    MESSAGES_FIELD_NUMBER: _builtins.int
+    reduction: _builtins.int
+    """place in `reductions`"""
+    schema: _builtins.bytes
+    """of one column, `k`"""
+    @_builtins.property
+    def messages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """encapsulated IPC messages: distinct, no NULLs"""
+
+    def __init__(
+        self,
+        *,
+        reduction: _builtins.int = ...,
+        schema: _builtins.bytes = ...,
+        messages: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["messages", b"messages", "reduction", b"reduction", "schema", b"schema"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeyBatch: _TypeAlias = KeyBatch  # noqa: Y015
 
 @_typing.final
 class Cancel(_message.Message):
@@ -302,6 +403,7 @@ class Trailer(_message.Message):
     SUPPRESSED_GROUPS_FIELD_NUMBER: _builtins.int
     ENTRY_INDEX_FIELD_NUMBER: _builtins.int
     ELAPSED_S_FIELD_NUMBER: _builtins.int
+    KEYS_MAY_GO_TO_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     rows: _builtins.int
     bytes: _builtins.int
@@ -313,6 +415,10 @@ class Trailer(_message.Message):
     entry_index: _builtins.int
     """of the node's own log"""
     elapsed_s: _builtins.float
+    @_builtins.property
+    def keys_may_go_to(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the members that the grant asks for (`keys_go_to`), those that this node permits too"""
+
     @_builtins.property
     def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """what the node did to the data, in words: "r0: row filter", "r0: tailnum masked (pseudonym)" """
@@ -327,11 +433,12 @@ class Trailer(_message.Message):
         suppressed_groups: _builtins.int = ...,
         entry_index: _builtins.int = ...,
         elapsed_s: _builtins.float = ...,
+        keys_may_go_to: _abc.Iterable[_builtins.str] | None = ...,
         rules: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest", b"digest", "elapsed_s", b"elapsed_s", "entry_index", b"entry_index", "rows", b"rows", "rules", b"rules", "signature", b"signature", "suppressed_groups", b"suppressed_groups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "digest", b"digest", "elapsed_s", b"elapsed_s", "entry_index", b"entry_index", "keys_may_go_to", b"keys_may_go_to", "rows", b"rows", "rules", b"rules", "signature", b"signature", "suppressed_groups", b"suppressed_groups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

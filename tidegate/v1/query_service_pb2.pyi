@@ -26,12 +26,16 @@ class ExplainRequest(_message.Message):
     LEGAL_BASIS_FIELD_NUMBER: _builtins.int
     PARAMETERS_JSON_FIELD_NUMBER: _builtins.int
     ANALYZE_FIELD_NUMBER: _builtins.int
+    DEADLINE_S_FIELD_NUMBER: _builtins.int
     sql: _builtins.str
     purpose: _builtins.str
     legal_basis: _builtins.str
     parameters_json: _builtins.str
     """array (positional) or object (named) of tidegate.core.values"""
     analyze: _builtins.bool
+    """run it; its rows are counted and thrown away at the broker"""
+    deadline_s: _builtins.float
+    """of a run; 0: the default"""
     def __init__(
         self,
         *,
@@ -40,10 +44,11 @@ class ExplainRequest(_message.Message):
         legal_basis: _builtins.str = ...,
         parameters_json: _builtins.str = ...,
         analyze: _builtins.bool = ...,
+        deadline_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyze", b"analyze", "legal_basis", b"legal_basis", "parameters_json", b"parameters_json", "purpose", b"purpose", "sql", b"sql"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyze", b"analyze", "deadline_s", b"deadline_s", "legal_basis", b"legal_basis", "parameters_json", b"parameters_json", "purpose", b"purpose", "sql", b"sql"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -57,11 +62,18 @@ class ExplainResponse(_message.Message):
     PICTURE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     RECEIPT_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
     plan_json: _builtins.str
     picture: _builtins.str
     request_id: _builtins.str
     @_builtins.property
-    def receipt(self) -> _common_pb2.Receipt: ...
+    def receipt(self) -> _common_pb2.Receipt:
+        """of the decision entry"""
+
+    @_builtins.property
+    def outcome(self) -> _common_pb2.Receipt:
+        """of the outcome entry; with analyze only"""
+
     def __init__(
         self,
         *,
@@ -69,10 +81,11 @@ class ExplainResponse(_message.Message):
         picture: _builtins.str = ...,
         request_id: _builtins.str = ...,
         receipt: _common_pb2.Receipt | None = ...,
+        outcome: _common_pb2.Receipt | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["receipt", b"receipt"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "receipt", b"receipt"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["picture", b"picture", "plan_json", b"plan_json", "receipt", b"receipt", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "picture", b"picture", "plan_json", b"plan_json", "receipt", b"receipt", "request_id", b"request_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -52,7 +52,7 @@ class QueryServiceServicer(object):
     """
 
     def Explain(self, request, context):
-        """Plans and decides, runs nothing; recorded.
+        """Plans and decides, runs nothing; recorded. With analyze it runs the query as Execute does, and answers with what it cost.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

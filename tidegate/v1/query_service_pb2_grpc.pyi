@@ -34,7 +34,7 @@ class QueryServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QueryServiceAsyncStub: ...
     Explain: _grpc.UnaryUnaryMultiCallable[_query_service_pb2.ExplainRequest, _query_service_pb2.ExplainResponse]
-    """Plans and decides, runs nothing; recorded."""
+    """Plans and decides, runs nothing; recorded. With analyze it runs the query as Execute does, and answers with what it cost."""
     Execute: _grpc.UnaryStreamMultiCallable[_query_service_pb2.ExecuteRequest, _query_service_pb2.ExecuteResponse]
     """Started, then batches, then Finished. No Finished, no answer."""
 
@@ -44,7 +44,7 @@ class QueryServiceAsyncStub(QueryServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Explain: _aio.UnaryUnaryMultiCallable[_query_service_pb2.ExplainRequest, _query_service_pb2.ExplainResponse]  # type: ignore[assignment]
-    """Plans and decides, runs nothing; recorded."""
+    """Plans and decides, runs nothing; recorded. With analyze it runs the query as Execute does, and answers with what it cost."""
     Execute: _aio.UnaryStreamMultiCallable[_query_service_pb2.ExecuteRequest, _query_service_pb2.ExecuteResponse]  # type: ignore[assignment]
     """Started, then batches, then Finished. No Finished, no answer."""
 
@@ -57,7 +57,7 @@ class QueryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _query_service_pb2.ExplainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_query_service_pb2.ExplainResponse, _abc.Awaitable[_query_service_pb2.ExplainResponse]]:
-        """Plans and decides, runs nothing; recorded."""
+        """Plans and decides, runs nothing; recorded. With analyze it runs the query as Execute does, and answers with what it cost."""
 
     @_abc_1.abstractmethod
     def Execute(

@@ -18,11 +18,15 @@ COUNTS = st.integers(0, 2**53 - 1)
 ASCII = st.text(st.characters(max_codepoint=126), min_size=1, max_size=10)
 
 
+LINE = {"column": "rail.trips.person", "from": "health", "source": "f0", "count": 3}
+
+
 def every_kind() -> list[entries.Entry]:
     refused = error_for(Code.POLICY_REFUSED)
     return [
         decision(),
         outcome(),
+        outcome() | {"keys": [LINE | {"fragment": "f1", "to": "rail"}]},
         entries.refusal(request_id="r", caller=caller(), error=refused),
         entries.orphan(request_id="r", of=1),
         entries.expired(request_id="r", of=1),
@@ -37,6 +41,8 @@ def every_kind() -> list[entries.Entry]:
             policy_revision="",
             obligations="",
             agreements=["x"],
+            keys=[LINE],
+            keys_may_go_to=["rail"],
         ),
         *(
             entries.admin(kind, action="change", subject="s", actor=caller(), details={"n": 1, "s": "x"})

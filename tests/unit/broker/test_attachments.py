@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from itertools import count
 
@@ -19,6 +18,7 @@ from broker.attachments import (
     TrailerFacts,
 )
 from broker.values import FragmentReport
+from tidegate import ipc
 from tidegate.core.canonical import canonical
 from tidegate.core.clock import SystemClock
 from tidegate.core.errors import Code, TidegateError
@@ -46,7 +46,7 @@ def sent(bytes_max: int = 1 << 20) -> tuple[Attachment, PendingFragment]:
 
 
 def trailer(*chunks: bytes, rows: int = 1, signature: bytes = b"good") -> TrailerFacts:
-    return TrailerFacts(rows, 0, hashlib.sha256(b"".join(chunks)).hexdigest(), signature, 2, 7, 0.1)
+    return TrailerFacts(rows, 0, ipc.digest(chunks), signature, 2, 7, 0.1)
 
 
 def read(pending: PendingFragment, deadline_s: float = 10.0) -> list[bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,6 +30,11 @@ def test_the_canonical_form_reads_back_and_is_stable(value: object) -> None:
     data = canonical(value)
     assert json.loads(data) == value
     assert canonical(json.loads(data)) == data
+
+
+@given(VALUES)
+def test_the_fast_way_gives_the_bytes_of_the_reference(value: object) -> None:
+    assert canonical(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
 
 
 def test_keys_are_sorted_and_nothing_is_padded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -130,6 +131,7 @@ def test_unknown_values_are_a_refusal(path: tuple[str, ...], value: Any) -> None
         Decision.from_json(answer)
 
 
+MEMBERS = ("rail", "road", "air")
 FIELDS = st.sampled_from(["a", "b", "c"])
 RULES = (
     st.just({"access": "plain"})
@@ -141,7 +143,7 @@ FILTERS = st.just({}) | st.builds(
     lambda field, value: {"type": "field", "field": field, "operator": "eq", "value": value}, FIELDS, st.integers(0, 3)
 )
 ANSWERS = st.builds(
-    lambda allow, row_filter, columns, mode, size, rows, aggregates: {
+    lambda allow, row_filter, columns, mode, size, rows, aggregates, keys: {
         **ANSWER,
         "allow": allow,
         "resources": {
@@ -155,6 +157,7 @@ ANSWERS = st.builds(
                     "min_group_size": size,
                     "max_rows": rows,
                     "allowed_aggregates": aggregates,
+                    "keys_may_go_to": keys if mode == "rows" else [],
                 },
             }
         },
@@ -166,6 +169,7 @@ ANSWERS = st.builds(
     st.integers(1, 50),
     st.integers(0, 1000),
     st.lists(st.sampled_from(["count", "sum", "avg"]), unique=True),
+    st.just(["*"]) | st.lists(st.sampled_from(MEMBERS), unique=True),
 )
 _STRICTNESS = {"deny": 0, "masked": 1, "plain": 2}
 
@@ -187,9 +191,53 @@ def test_composing_never_permits_more_than_either(left: Any, right: Any) -> None
         assert MODES.index(rule.constraints.mode) <= MODES.index(part.constraints.mode)
         assert rule.constraints.min_group_size >= part.constraints.min_group_size
         assert rule.constraints.max_rows <= part.constraints.max_rows
+        for member in MEMBERS:
+            assert rule.constraints.keys_may_go(member) <= part.constraints.keys_may_go(member)
         if part.row_filter:
             held = rule.row_filter
             assert held == part.row_filter or part.row_filter in held["value"]
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "both"),
+    [
+        (["*"], ["*"], ("*",)),
+        (["*"], ["rail", "air"], ("rail", "air")),
+        (["rail", "air"], ["*"], ("rail", "air")),
+        (["rail", "air"], ["air", "road"], ("air",)),
+        (["rail", "*"], ["air"], ("air",)),
+        (["rail"], [], ()),
+        (["*"], [], ()),
+    ],
+)
+def test_keys_go_where_both_let_them_go(left: list[str], right: list[str], both: tuple[str, ...]) -> None:
+    first, second = (Decision.from_json(_keys(names)) for names in (left, right))
+    assert intersect(first, second).resources["r0"].constraints.keys_may_go_to == both
+
+
+def test_keys_of_groups_go_nowhere() -> None:
+    rows, groups = Decision.from_json(_keys(["*"])), Decision.from_json(_keys(["*"], mode="aggregate"))
+    assert rows.keys_may_go(["r0"], "rail")
+    assert not groups.keys_may_go(["r0"], "rail")
+    assert intersect(rows, groups).resources["r0"].constraints.keys_may_go_to == ()
+
+
+def test_keys_of_an_answer_need_the_permission_of_all_that_is_in_it() -> None:
+    decision = Decision.from_json(_keys(["rail", "air"]))
+    resource = decision.resources["r0"]
+    only_air = replace(resource, constraints=replace(resource.constraints, keys_may_go_to=("air",)))
+    both = replace(decision, resources={"r0": resource, "r1": only_air})
+    assert both.keys_may_go(["r0"], "rail") and both.keys_may_go(["r0", "r1"], "air")
+    assert not both.keys_may_go(["r0", "r1"], "rail")
+    assert not replace(both, allow=False).keys_may_go(["r0"], "air")
+    refused = replace(both, resources={"r0": replace(resource, allow=False)})
+    assert not refused.keys_may_go(["r0"], "air")
+
+
+def _keys(names: list[str], mode: str = "rows") -> dict[str, Any]:
+    answer = copy.deepcopy(ANSWER)
+    answer["resources"]["r0"]["constraints"] |= {"keys_may_go_to": names, "mode": mode}
+    return answer
 
 
 @given(ANSWERS)

@@ -12,7 +12,7 @@ from tidegate.core.agreement import Agreement
 from tidegate.core.clock import parse_timestamp, timestamp
 from tidegate.core.dataset import Column, Dataset, DatasetClass
 from tidegate.core.errors import Code, TidegateError
-from tidegate.core.grant import Grant, fragment_bytes
+from tidegate.core.grant import Grant, GrantedKeys, KeySource, KeyTerms, fragment_bytes
 from tidegate.core.names import DatasetName
 
 DATASET = Dataset(
@@ -58,6 +58,9 @@ GRANT = Grant(
     entry="e",
     receipt="r",
 )
+
+
+KEYS = GrantedKeys(KeyTerms("r0", "id", (KeySource("f0", "c0", "health"),)), (3,), 3, "ab")
 
 
 def test_a_dataset_reads_back_and_survives_pickling() -> None:
@@ -110,8 +113,36 @@ def test_an_agreement_of_another_form_is_refused(change: dict[str, Any]) -> None
         replace(AGREEMENT, **change)
 
 
+ROWS_AGREEMENT = replace(AGREEMENT, mode="rows", min_group_size=1)
+
+
+def test_an_agreement_says_where_keys_may_go_and_one_that_does_not_is_as_it_was() -> None:
+    named = replace(ROWS_AGREEMENT, keys_may_go_to=("rail", "*"))
+    assert Agreement.from_json(named.to_json()) == named
+    assert named.signed_bytes() != ROWS_AGREEMENT.signed_bytes()
+    assert "keys_may_go_to" not in ROWS_AGREEMENT.to_json()
+    assert ROWS_AGREEMENT.to_question()["keys_may_go_to"] == []
+    assert named.to_question()["keys_may_go_to"] == ["rail", "*"]
+
+
+@pytest.mark.parametrize("value", [[], "rail", None, ["Rail"], [""], ["a b"], [1], ["x"] * 1001])
+def test_an_agreement_with_another_term_for_keys_is_refused(value: Any) -> None:
+    with pytest.raises(TidegateError) as caught:
+        Agreement.from_json({**ROWS_AGREEMENT.to_json(), "keys_may_go_to": value})
+    assert caught.value.code is Code.CAT_AGREEMENT
+
+
+def test_an_agreement_about_groups_lets_no_key_go() -> None:
+    with pytest.raises(TidegateError):
+        replace(AGREEMENT, keys_may_go_to=("rail",))
+
+
 def test_a_grant_reads_back() -> None:
     assert Grant.parse(GRANT.signed_bytes()) == GRANT
+    assert "keys" not in GRANT.to_json()
+    more = replace(GRANT, keys=(KEYS.to_json(),), keys_go_to=("rail",))
+    assert Grant.parse(more.signed_bytes()) == more
+    assert GrantedKeys.from_json(Grant.parse(more.signed_bytes()).keys[0]) == KEYS
 
 
 @pytest.mark.parametrize(
@@ -120,6 +151,11 @@ def test_a_grant_reads_back() -> None:
 def test_anything_else_is_no_grant(data: bytes) -> None:
     with pytest.raises(TidegateError):
         Grant.parse(data)
+
+
+def test_the_fragment_digest_covers_its_reductions() -> None:
+    assert fragment_bytes("a", [], (KEYS.terms,)) != fragment_bytes("a", [])
+    assert fragment_bytes("a", [], ()) == fragment_bytes("a", [])  # what has none is named as ever
 
 
 def test_the_fragment_digest_depends_on_text_and_parameters() -> None:

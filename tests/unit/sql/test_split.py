@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.fakes.sql_world import COLUMNS, ROWS, decide, small_world, whole
+from tests.fakes.sql_world import COLUMNS, ROWS, Decide, Table, World, decide, small_world, table, whole
 from tidegate.core.decision import ColumnRule, Constraints, Mask, ResourceDecision
 from tidegate.core.errors import Code, PeerError, TidegateError
 from tidegate.core.limits import ROWS_MAX
 from tidegate.sql import explain, split
+from tidegate.sql.passes import Passes
 
 WORLD = small_world()
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
@@ -37,24 +38,102 @@ def test_no_dataset_needs_no_node() -> None:
 
 
 def test_same_rows_for_two_instances_are_fetched_once() -> None:
+    mentions = "SELECT x.k FROM air.a x LEFT JOIN sea.b b ON b.k = x.k LEFT JOIN air.a y ON y.k = b.k AND y.n > 3 WHERE x.n > 3"
+    assert sorted(item.scans for item in WORLD.plan(mentions)[0].fragments) == [1, 2]
+    other = mentions.replace("y.n > 3", "y.n > 4")
+    assert [item.scans for item in WORLD.plan(other)[0].fragments] == [1, 1, 1]
+
+
+def test_leaves_of_one_node_in_one_join_go_there_together_with_their_conditions() -> None:
     plan, _ = WORLD.plan(
-        "SELECT x.k FROM air.a x JOIN air.a y ON x.k = y.k JOIN sea.b b ON b.k = x.k WHERE x.n > 3 AND y.n > 3"
+        "SELECT x.m FROM air.a x JOIN air.a y ON x.k = y.k JOIN sea.b b ON b.k = x.k WHERE x.n > 3 AND y.s = 'JFK'"
     )
-    assert [item.scans for item in plan.fragments] == [2, 1]
-    other, _ = WORLD.plan(
-        "SELECT x.k FROM air.a x JOIN air.a y ON x.k = y.k JOIN sea.b b ON b.k = x.k WHERE x.n > 3 AND y.n > 4"
+    joined = next(item for item in plan.fragments if item.member == "air")
+    assert len(plan.fragments) == 2
+    assert joined.refs.keys() == {"r0", "r1"}
+    assert len(joined.columns) == 2, "what only its own conditions read does not travel"
+    assert plan.final is not None and "JFK" not in plan.final.parameters
+
+
+def test_sub_query_of_the_same_node_goes_there_with_what_it_is_correlated_with() -> None:
+    plan, _ = WORLD.plan(
+        "SELECT o.k FROM air.a o JOIN sea.b b ON b.k = o.k WHERE NOT EXISTS "
+        "(SELECT 1 FROM air.a2 y WHERE y.k = o.k AND y.n > o.n)"
     )
-    assert [item.scans for item in other.fragments] == [1, 1, 1]
+    assert {item.member: set(item.refs) for item in plan.fragments} == {"air": {"r0", "r2"}, "sea": {"r1"}}
+    assert plan.final is not None and "EXISTS" not in plan.final.text
+
+
+KEYS_TO_ALL = replace(ROWS, keys_may_go_to=("*",))
+
+
+def keys_permitted(*names: str) -> Decide:
+    return decide({name: ResourceDecision(True, {}, PLAIN, KEYS_TO_ALL) for name in names})
+
+
+def test_keys_travel_where_policy_permits_and_else_the_plan_says_so() -> None:
+    query = "SELECT a.m FROM air.big a JOIN sea.b b ON a.k = b.k WHERE b.n = 3"
+    world = World(
+        {
+            "air.big": statistics(table("air.big", COLUMNS, ()), 5_000_000, 1_000_000),
+            "sea.b": statistics(table("sea.b", COLUMNS, ()), 20_000, 10_000),
+        }
+    )
+    plan, _ = world.plan(query, policy=keys_permitted("sea.b"))
+    assert [item.member for item in plan.fragments] == ["sea", "air"]
+    assert [(item.ref, item.column) for item in plan.fragments[1].reductions] == [("r0", "k")]
+    assert not plan.withheld
+    refused, decision = world.plan(query)
+    assert not any(item.reductions for item in refused.fragments)
+    assert refused.withheld == ("keys of sea.b may not go to air (keys_may_go_to)",)
+    assert "withheld: keys of sea.b" in explain.picture(refused, decision, world.bind(query))
+    off = split.split(
+        world.bind(query),
+        keys_permitted("sea.b")(world.bind(query)),
+        world.placement,
+        schema=world.schema,
+        passes=Passes(reduction=False),
+    )
+    assert not any(item.reductions for item in off.fragments)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT a.m FROM air.big a LEFT JOIN sea.b b ON a.k = b.k AND b.n = 3",
+        "SELECT a.m FROM air.big a ANTI JOIN sea.b b ON a.k = b.k AND b.n = 3",
+        "SELECT a.m FROM air.big a WHERE a.k NOT IN (SELECT b.k FROM sea.b b WHERE b.n = 3)",
+        "SELECT a.m FROM air.big a WHERE NOT EXISTS (SELECT 1 FROM sea.b b WHERE b.k = a.k AND b.n = 3)",
+        "SELECT a.m FROM air.big a FULL JOIN sea.b b ON a.k = b.k",
+        "SELECT a.m FROM air.big a JOIN sea.b b ON a.k = b.k OR b.n = 3",
+        "SELECT a.m FROM air.big a JOIN sea.b b ON a.k IS NOT DISTINCT FROM b.k",
+        "SELECT a.m FROM (SELECT * FROM air.big ORDER BY n LIMIT 5) a JOIN sea.b b ON a.k = b.k AND b.n = 3",
+    ],
+)
+def test_preserved_side_is_never_reduced(query: str) -> None:
+    world = World(
+        {
+            "air.big": statistics(table("air.big", COLUMNS, ()), 5_000_000, 1_000_000),
+            "sea.b": statistics(table("sea.b", COLUMNS, ()), 20_000, 10_000),
+        }
+    )
+    plan, _ = world.plan(query, policy=keys_permitted("sea.b", "air.big"))
+    assert not [item for item in plan.fragments if item.member == "air" and item.reductions]
+
+
+def statistics(item: Table, rows: int, distinct: int) -> Table:
+    columns = tuple(replace(column, distinct=distinct) for column in item.dataset.columns)
+    return replace(item, dataset=replace(item.dataset, rows=rows, columns=columns))
 
 
 def test_instances_under_different_rules_are_not_fetched_once() -> None:
-    bound = WORLD.bind("SELECT x.k FROM air.a x JOIN air.a y ON x.k = y.k JOIN sea.b b ON b.k = x.k")
+    bound = WORLD.bind("SELECT x.k FROM air.a x LEFT JOIN sea.b b ON b.k = x.k LEFT JOIN air.a y ON y.k = b.k")
     decision = whole(bound)
     filtered = replace(
-        decision.resources["r1"], row_filter={"type": "field", "field": "n", "operator": "lt", "value": 3}
+        decision.resources["r2"], row_filter={"type": "field", "field": "n", "operator": "lt", "value": 3}
     )
     plan = split.split(
-        bound, replace(decision, resources={**decision.resources, "r1": filtered}), WORLD.placement, schema=WORLD.schema
+        bound, replace(decision, resources={**decision.resources, "r2": filtered}), WORLD.placement, schema=WORLD.schema
     )
     assert len(plan.fragments) == 3
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from tidegate import chunk_wire
 from tidegate.client.facts import FinishedFacts, RawReceipt, StartedFacts
 from tidegate.client.wire.reading import json_list, json_object
 from tidegate.core.errors import Code, TidegateError, error_for
@@ -19,6 +20,12 @@ def receipt_facts(message: common_pb2.Receipt) -> RawReceipt:
     return RawReceipt(message.note, message.entry, message.index)
 
 
+def item(raw: bytes) -> query_service_pb2.ExecuteResponse | bytes:
+    """Read one message of an answer: a chunk as its bytes, anything else as the message that it is."""
+    chunk = chunk_wire.answered(raw)
+    return query_service_pb2.ExecuteResponse.FromString(raw) if chunk is None else chunk
+
+
 class Stream:
     """An answer under way: started, then chunks, then finished."""
 
@@ -27,15 +34,16 @@ class Stream:
         self.started: StartedFacts = self._start()
         self.finished: FinishedFacts | None = None
 
-    def _next(self) -> query_service_pb2.ExecuteResponse | None:
+    def _next(self) -> query_service_pb2.ExecuteResponse | bytes | None:
         try:
-            return next(self._call, None)
+            found: query_service_pb2.ExecuteResponse | bytes | None = next(self._call, None)
+            return found
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
 
     def _start(self) -> StartedFacts:
         message = self._next()
-        if message is None or message.WhichOneof("kind") != "started":
+        if not isinstance(message, query_service_pb2.ExecuteResponse) or message.WhichOneof("kind") != "started":
             raise _cut_short()
         started = message.started
         return StartedFacts(
@@ -53,6 +61,9 @@ class Stream:
         """
         yield self.started.schema
         while (message := self._next()) is not None:
+            if isinstance(message, bytes):
+                yield message
+                continue
             kind = message.WhichOneof("kind")
             if kind == "batch":
                 yield message.batch.ipc

@@ -12,6 +12,7 @@ import grpc
 from tidegate.client.facts import ExplainedFacts
 from tidegate.client.wire.reading import json_object, text
 from tidegate.client.wire.stream import Stream, receipt_facts
+from tidegate.client.wire.stream import item as stream_item
 from tidegate.core.limits import PROTOCOL_VERSION
 from tidegate.core.values import Value, encode
 from tidegate.v1 import (
@@ -45,6 +46,11 @@ class Transport:
     def __init__(self, channel: grpc.Channel) -> None:
         self._channel = channel
         self._query = query_service_pb2_grpc.QueryServiceStub(channel)
+        self._execute = channel.unary_stream(
+            "/tidegate.v1.QueryService/Execute",
+            request_serializer=query_service_pb2.ExecuteRequest.SerializeToString,
+            response_deserializer=stream_item,
+        )
         self._catalogue = catalogue_service_pb2_grpc.CatalogueServiceStub(channel)
         self._audit = audit_service_pb2_grpc.AuditServiceStub(channel)
         self._members = member_service_pb2_grpc.MemberServiceStub(channel)
@@ -89,7 +95,7 @@ class Transport:
             version=common_pb2.Version(protocol=PROTOCOL_VERSION),
         )
         # A second more than the broker's own deadline, so that its clear error arrives rather than ours.
-        return Stream(self._query.Execute(request, timeout=deadline_s + 1.0))
+        return Stream(self._execute(request, timeout=deadline_s + 1.0))
 
     def explain(
         self,
@@ -99,8 +105,9 @@ class Transport:
         legal_basis: str,
         parameters: Sequence[Value] | Mapping[str, Value] | None,
         analyze: bool = False,
+        deadline_s: float = CALL_DEADLINE_S,
     ) -> ExplainedFacts:
-        """Ask for the plan."""
+        """Ask for the plan; with ``analyze``, for its cost too, which takes as long as the query does."""
         answer = self._call(
             self._query.Explain,
             query_service_pb2.ExplainRequest(
@@ -109,10 +116,16 @@ class Transport:
                 legal_basis=legal_basis,
                 parameters_json=_parameters(parameters),
                 analyze=analyze,
+                deadline_s=deadline_s,
             ),
+            deadline_s + 1.0,  # a second more than the broker's own, as ``execute``
         )
         return ExplainedFacts(
-            json_object(answer.plan_json, "plan"), answer.picture, answer.request_id, receipt_facts(answer.receipt)
+            json_object(answer.plan_json, "plan"),
+            answer.picture,
+            answer.request_id,
+            receipt_facts(answer.receipt),
+            receipt_facts(answer.outcome) if answer.HasField("outcome") else None,
         )
 
     # catalogue

@@ -30,7 +30,7 @@ decision(request, assessments) := {
 	"resources": {a.ref: sealed(a, count(request)) | some a in assessments},
 	"obligations": {
 		"expires_at": earliest([a.expires_at | some a in assessments; a.expires_at != null]),
-		"cache_until": null,
+		"cache_until": cache_until,
 		"watermark": false,
 		"notify_owner": false,
 	},

@@ -12,6 +12,7 @@ base(r, named) := {
 	"min_group_size": 1,
 	"filter": {},
 	"columns": named,
+	"keys_may_go_to": ["*"],
 	"expires_at": null,
 	"refusals": [],
 	"grounds": [{"code": "class_open", "text": sprintf("%s is open to every member", [r.dataset])}],
@@ -35,6 +36,7 @@ nothing(refusals) := {
 	"min_group_size": 1,
 	"filter": {},
 	"columns": set(),
+	"keys_may_go_to": [],
 	"expires_at": null,
 	"refusals": refusals,
 	"grounds": [],
@@ -99,6 +101,7 @@ by_agreement(r, named, a) := {
 	"min_group_size": a.min_group_size,
 	"filter": a.row_filter,
 	"columns": named & {name | some name in a.columns},
+	"keys_may_go_to": object.get(a, "keys_may_go_to", []),
 	"expires_at": a.expires_at,
 	"refusals": [],
 	"grounds": [{

@@ -2,13 +2,13 @@
 #
 # An overlay is the package `tidegate.overlay.<name>` with `restrictions`: an object with one entry for EVERY resource of
 # the question, by its ref. An entry may hold `filters`, `deny`, `masks`, `predicate_deny`, `mode`, `min_group_size`,
-# `max_rows`, `allowed_aggregates` and `refuse`; `{}` adds nothing. All of it is intersected, so it can only tighten. An
+# `max_rows`, `allowed_aggregates`, `keys_may_go_to` and `refuse`; `{}` adds nothing. All of it is intersected, so it can only tighten. An
 # overlay that is missing, gives no entry, or misspells a key leaves the answer undefined, which is a refusal.
 package tidegate.exchange
 
 import rego.v1
 
-overlay_keys := {"filters", "deny", "masks", "predicate_deny", "mode", "min_group_size", "max_rows", "allowed_aggregates", "refuse"}
+overlay_keys := {"filters", "deny", "masks", "predicate_deny", "mode", "min_group_size", "max_rows", "allowed_aggregates", "keys_may_go_to", "refuse"}
 
 default overlays_well_formed := false
 
@@ -30,6 +30,7 @@ well_formed(t) if {
 	texts(object.get(t, "deny", []))
 	texts(object.get(t, "predicate_deny", []))
 	texts(object.get(t, "allowed_aggregates", []))
+	texts(object.get(t, "keys_may_go_to", []))
 	is_object(object.get(t, "masks", {}))
 	objects([m | some m in object.get(t, "masks", {})])
 	mode_rank[object.get(t, "mode", "rows")] >= 0
@@ -71,6 +72,7 @@ gathered(list, r) := {
 	"group_sizes": [t.by.min_group_size | some t in list; t.by.min_group_size],
 	"max_rows": [t.by.max_rows | some t in list; is_number(t.by.max_rows)],
 	"allowed_aggregates": [t.by.allowed_aggregates | some t in list; t.by.allowed_aggregates],
+	"keys_may_go_to": [t.by.keys_may_go_to | some t in list; t.by.keys_may_go_to],
 	"refusals": [reason | some t in list; some reason in object.get(t.by, "refuse", [])],
 	"grounds": [ground |
 		some t in list

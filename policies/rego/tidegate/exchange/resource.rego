@@ -134,8 +134,30 @@ constraints(r, b, t, mode) := {
 	"max_rows": least(array.concat([data.tidegate.vocabulary.limits.rows_max], t.max_rows)),
 	"key_lookup_only": mode == "match",
 	"keys_max": data.tidegate.vocabulary.limits.keys_max,
-	"keys_may_go_to": [],
+	"keys_may_go_to": keys_may_go_to(mode, array.concat([b.keys_may_go_to], t.keys_may_go_to)),
 }
+
+# METADATA
+# title: Whose nodes may be given keys of the dataset
+# description: |
+#   Those that class or agreement and every overlay name; `*` stands for every member. Only where rows are shared: a key of
+#   data that is shared in groups is a person.
+keys_may_go_to(mode, _) := [] if mode != "rows"
+
+keys_may_go_to("rows", lists) := ["*"] if count([list | some list in lists; "*" in list]) == count(lists)
+
+keys_may_go_to("rows", lists) := [name |
+	some i
+	name := named[i]
+	name != "*"
+	count([list | some list in lists; named_or_any(name, list)]) == count(lists)
+	count([j | some j; named[j] == name; j < i]) == 0
+] if {
+	count([list | some list in lists; "*" in list]) < count(lists)
+	named := [name | some list in lists; some name in list]
+}
+
+named_or_any(name, list) if count([item | some item in list; item in [name, "*"]]) > 0
 
 group_size_min(mode) := 1 if mode == "rows"
 
