@@ -18,7 +18,7 @@ from tests.fakes.differential_generator import Generated, question, triple
 from tests.fakes.differential_generator_checks import Report, check, check_triple
 
 SHORT, LONG, BLOCK = 300, 2_400, 25
-SHORT_CHARS_MAX = 240  # a query of the short run: planning time grows with the text
+SHORT_CHARS_MAX = 190  # a query of the short run: planning time grows with the text
 TRIPLES_SHORT, TRIPLES_LONG = 30, 1_000
 
 

@@ -164,10 +164,12 @@ class Maker:
     def _grouped(self) -> tuple[str, bool, str]:
         choose, scope = self.choose, self._from()
         sets, positions = choose.chance(0.15), choose.chance(0.15)
-        keys = [
-            expression(choose, column, grouped=sets or not positions)[0] if choose.chance(0.3) else column.text
-            for column in choose.some(self._groupable(scope.columns), 1, 3)
-        ]
+        keys = []
+        for column in choose.some(self._groupable(scope.columns), 1, 3):
+            computed = (
+                expression(choose, column, grouped=sets or not positions)[0] if choose.chance(0.3) else column.text
+            )
+            keys.append(column.text if sets else computed)  # ROLLUP (x > 1) is not read by the exchange's parser
         keys = list(dict.fromkeys(keys))
         calls = [aggregate(choose, scope.columns)[0] for _ in range(choose.rng.randint(1, 3))]
         group = self._grouping(keys) if sets else ", ".join(keys)
@@ -379,9 +381,8 @@ class Maker:
         if choose.chance(0.02):
             rows = ", ".join(f"({number}, '{choose.one(('JFK', 'o', ''))}', {number * 3})" for number in range(4))
             outputs = (("k", "int"), ("s", "text"), ("n", "int"))
-            return Relation(
-                f"(VALUES {rows}, (NULL, NULL, 1)) {alias}(k, s, n)", alias, _columns(alias, outputs), False
-            )
+            text = f"(SELECT * FROM (VALUES {rows}, (NULL, NULL, 1)) v(k, s, n)) {alias}"
+            return Relation(text, alias, _columns(alias, outputs), False)
         table = self._name()
         outputs = _outputs_of(table)
         if columns is not None:

@@ -19,7 +19,7 @@ from tidegate.sql.model import BoundQuery, Schema
 
 ROWS_UNKNOWN = 100_000.0  # of a dataset that publishes no count
 ROWS_MOST = 1e15  # beyond it an estimate says nothing more
-_EQUAL, _RANGE, _TEXT, _OTHER = 0.05, 0.3, 0.05, 0.5  # share of rows that pass, where statistics say nothing
+_EQUAL, _RANGE, _BETWEEN, _TEXT, _OTHER = 0.05, 0.3, 0.1, 0.05, 0.5  # share of rows that pass, where statistics say nothing
 _WIDTHS: Mapping[str, float] = {
     "text": 24.0, "integer": 8.0, "decimal": 16.0, "float": 8.0, "boolean": 1.0, "date": 4.0, "timestamp": 8.0,
     "time": 8.0, "other": 64.0,
@@ -120,16 +120,17 @@ class Estimate:
 
     def _range(self, node: exp.Expr, low: exp.Expr | None, high: exp.Expr | None) -> float:
         column = node.unnest()
+        unknown = _RANGE if low is None or high is None else _BETWEEN
         if not isinstance(column, exp.Column):
-            return _RANGE
+            return unknown
         held = self._column(column.table, column.name)
         if held is None or held.minimum is None or held.maximum is None:
-            return _RANGE
+            return unknown
         least, most = _number(held.minimum), _number(held.maximum)
         start = least if low is None else self._constant(low)
         end = most if high is None else self._constant(high)
         if least is None or most is None or start is None or end is None or most <= least:
-            return _RANGE
+            return unknown
         return min(max((min(end, most) - max(start, least)) / (most - least), 0.001), 1.0)
 
     def _constant(self, node: exp.Expr) -> float | None:
