@@ -19,7 +19,13 @@ from tidegate.sql.model import BoundQuery, Schema
 
 ROWS_UNKNOWN = 100_000.0  # of a dataset that publishes no count
 ROWS_MOST = 1e15  # beyond it an estimate says nothing more
-_EQUAL, _RANGE, _BETWEEN, _TEXT, _OTHER = 0.05, 0.3, 0.1, 0.05, 0.5  # share of rows that pass, where statistics say nothing
+_EQUAL, _RANGE, _BETWEEN, _TEXT, _OTHER = (
+    0.05,
+    0.3,
+    0.1,
+    0.05,
+    0.5,
+)  # share of rows that pass, where statistics say nothing
 _WIDTHS: Mapping[str, float] = {
     "text": 24.0, "integer": 8.0, "decimal": 16.0, "float": 8.0, "boolean": 1.0, "date": 4.0, "timestamp": 8.0,
     "time": 8.0, "other": 64.0,
