@@ -242,7 +242,8 @@ class Reduce:
         for choice in possible.get(number, ()):
             if all(source in stages for source, _ in choice.sources):
                 there = sum(min(found.rows[s], self._values(s, c)) for s, c in choice.sources)
-                share = min(there / self._estimate.distinct(choice.ref, choice.name), 1.0)
+                domain = sum(self._domain(s, c) for s, c in choice.sources)
+                share = min(there / max(self._estimate.distinct(choice.ref, choice.name), domain), 1.0)
                 options.append((share, 1 + max(stages[source] for source, _ in choice.sources), there, choice))
         chosen: list[Choice] = []
         withheld: list[str] = []
@@ -281,6 +282,11 @@ class Reduce:
                     shares = [min(rows / values, 1.0) for rows in (before, after)]
                     most = max(most, base[target] * (shares[0] - shares[1]) * self._width(self._units.all[target]))
         return most
+
+    def _domain(self, number: int, origin: Column) -> float:
+        """Give how many different values a column of keys has before anything is filtered; 0 when nobody says."""
+        ref, name = origin
+        return self._estimate.distinct(ref, name) if ref else 0.0
 
     def _values(self, number: int, origin: Column) -> float:
         ref, name = origin
