@@ -408,7 +408,7 @@ class Trailer(_message.Message):
     rows: _builtins.int
     bytes: _builtins.int
     digest: _builtins.str
-    """hex SHA-256 over the IPC messages, schema first"""
+    """hex SHA-256 over (SHA-256 of the schema message, SHA-256 of the messages after it)"""
     signature: _builtins.bytes
     """by the node's certificate key over canonical {digest, fragment_id, grant_id, rows}"""
     suppressed_groups: _builtins.int

@@ -228,7 +228,7 @@ class Finished(_message.Message):
     bytes: _builtins.int
     result_digest: _builtins.str
     """No count of suppressed groups: it would tell whether a person is among them. Auditors find it in the side material.
-    hex SHA-256 over the IPC messages, schema first
+    hex SHA-256 over (SHA-256 of the schema message, SHA-256 of the messages after it)
     """
     report_json: _builtins.str
     """per department: rows, bytes, time"""
