@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from tidegate.core.caller import Caller
+from tidegate.core.caller import BY_CERTIFICATE, Caller
 from tidegate.core.canonical import commitment
 from tidegate.core.errors import Code, Reason, TidegateError, error_for
 from tidegate.core.limits import ENTRY_BYTES_MAX
@@ -43,27 +43,10 @@ ADMIN_KINDS: Final = frozenset(
 COMMITMENTS: Final = frozenset({"query", "input", "answer", "plan", "result", "details", "person"})
 COMMITMENTS_MAX: Final = 64  # of one name; as many fragments fit one entry
 
-_STRINGS: Final = frozenset(
-    {
-        "type",
-        "kind",
-        "action",
-        "request_id",
-        "member",
-        "identity",
-        "person",
-        "door",
-        "purpose",
-        "legal_basis",
-        "policy_revision",
-        "obligations",
-        "deadline",
-        "subject",
-        "hash",
-        "error",
-        "grant",
-    }
-)
+_STRINGS: Final = frozenset({
+    "type", "kind", "action", "request_id", "member", "identity", "person", "door", "bound", "purpose",
+    "legal_basis", "policy_revision", "obligations", "deadline", "subject", "hash", "error", "grant",
+})  # fmt: skip
 _COUNTS: Final = frozenset({"v", "rows", "bytes", "suppressed", "duration_us", "of"})
 _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False)
 _STRING_CHARS_MAX: Final = 600  # a SPIFFE id has at most about 300
@@ -98,11 +81,13 @@ def opens(entry: Mapping[str, Any], name: str, salt_bytes: bytes, plaintext: byt
 
 
 def _who(caller: Caller) -> Entry:
+    # Said only where it is not the rule, which is a certificate: an entry without it is about a bound caller.
+    unbound = {} if caller.bound == BY_CERTIFICATE else {"bound": caller.bound}
     if caller.identity.kind is not IdentityKind.PERSON:
-        return {"member": caller.member, "identity": str(caller.identity)}
+        return {"member": caller.member, "identity": str(caller.identity), **unbound}
     # The certificate of a person carries its login; the entry carries the opaque id in its place.
     opaque = SpiffeId(caller.identity.exchange, IdentityKind.PERSON, caller.member, caller.person)
-    return {"member": caller.member, "identity": str(opaque), "person": caller.person}
+    return {"member": caller.member, "identity": str(opaque), "person": caller.person, **unbound}
 
 
 def side_of(caller: Caller, **more: Any) -> dict[str, Any]:
@@ -185,14 +170,15 @@ def outcome(
     suppressed: int | None,
     duration_us: int,
     leaves: Mapping[str, Mapping[str, int]],
-    keys: Sequence[Mapping[str, str | int]] = (),
+    keys: Sequence[Mapping[str, Any]] = (),
     error: str = "",
 ) -> Entry:
     """Make the entry that must be durable before the caller sees the final OK.
 
     Args:
         of: index of the decision; leaves: fragment -> counts such as rows and bytes; keys: what nodes were given of other
-            departments' keys, in names and counts (``fragment``, ``to``, ``column``, ``from``, ``source``, ``count``);
+            departments' keys, a line for each set of sources: ``from`` (member -> count), ``sources`` (the fragments that
+            hold them) and ``to`` (a list of ``fragment``, ``member``, ``column``);
             error: a stable code, empty for OK. The digest of the result stream goes in as commitment ``result``. What may
             not be told to the caller, who is given the entry, is left out here (``suppressed`` None) and goes into the side
             material.
@@ -263,15 +249,17 @@ def node_execution(
     policy_revision: str,
     obligations: str,
     agreements: Sequence[str],
-    keys: Sequence[Mapping[str, str | int]] = (),
+    keys: Sequence[Mapping[str, Any]] = (),
     keys_may_go_to: Sequence[str] = (),
+    bound: str = BY_CERTIFICATE,
 ) -> Entry:
     """Make the entry that a node writes into its own log before it executes a fragment.
 
     Args:
-        keys: what it was given of other departments' keys (``column``, ``from``, ``source``, ``count``).
+        keys: what it was given of other departments' keys, a line for each batch: the ``column`` that they narrow, ``from``
+            (member -> count) and ``sources`` (the fragments that hold them).
         keys_may_go_to: members to whose nodes keys of the answer are meant to go, and may.
-        grant: id of the grant; member, identity: of the caller as the broker's own decision entry names it.
+        grant: id of the grant; member, identity, bound: of the caller as the broker's own decision entry names it.
     """
     return {
         "v": VERSION,
@@ -290,6 +278,7 @@ def node_execution(
         "agreements": sorted(agreements),
         **({"keys": [dict(line) for line in keys]} if keys else {}),
         **({"keys_may_go_to": list(keys_may_go_to)} if keys_may_go_to else {}),
+        **({} if bound == BY_CERTIFICATE else {"bound": bound}),
     }
 
 
@@ -340,13 +329,23 @@ def _good(name: str, value: Any) -> bool:
 
 
 def _key_line(value: Any) -> bool:
-    """Say whether it is a line about keys: names and a count, nothing else."""
+    """Say whether it is a line about keys: names and counts, nothing else."""
+    if not isinstance(value, dict) or not {"from", "sources"} < set(value):
+        return False
+    counts, fragments = value["from"], value["sources"]
+    named = isinstance(counts, dict) and bool(counts) and all(map(_key, counts)) and all(map(_count, counts.values()))
+    listed = isinstance(fragments, list) and 0 < len(fragments) <= _LISTS_MAX and all(map(_short, fragments))
+    if set(value) == {"from", "sources", "column"}:
+        return named and listed and _short(value["column"])
+    if set(value) != {"from", "sources", "to"}:
+        return False
+    to = value["to"]
+    return named and listed and isinstance(to, list) and 0 < len(to) <= _LISTS_MAX and all(map(_destination, to))
+
+
+def _destination(value: Any) -> bool:
     return (
-        isinstance(value, dict)
-        and {"column", "from", "source", "count"}
-        <= set(value)
-        <= {"column", "from", "source", "count", "fragment", "to"}
-        and all(_count(item) if name == "count" else _short(item) for name, item in value.items())
+        isinstance(value, dict) and set(value) == {"fragment", "member", "column"} and all(map(_short, value.values()))
     )
 
 

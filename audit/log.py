@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,7 @@ class AuditLog:
         self._key = key
         self._receipt_key = receipt_key(key, self.origin)
         self._ids = ids
+        self.on_append: Callable[[str, float], None] = lambda _kind, _seconds: None
         self._lock_file = lock_file
         self._closed = False
         self._head = Head.open(folder / "head.sqlite", self.origin)
@@ -206,6 +208,11 @@ class AuditLog:
         """The number of durable entries, under a checkpoint or not."""
         return self._writer.size
 
+    @property
+    def pending(self) -> tuple[int, int]:
+        """How many entries no checkpoint covers yet, and how many decisions are without their outcome."""
+        return self._writer.size - self._published.size, len(self._open)
+
     def append(
         self,
         entry: Mapping[str, Any],
@@ -229,7 +236,9 @@ class AuditLog:
             entries.check_plaintexts(commit)
             fields["commitments"] = entries.commit(nonce, commit)
         sealer = None if side is None else lambda leaf: seal(side, leaf, self._ids)
+        begun_s = time.monotonic()
         done = self._writer.append(fields, nonce, sealer)
+        self.on_append(done.fields["type"], time.monotonic() - begun_s)
         self._note(done)
         receipt = sign_receipt_by(self._receipt_key, self._key, done.index, done.leaf, done.fields["ts"])
         return Appended(done.index, done.leaf, done.record.entry, receipt, nonce)

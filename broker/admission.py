@@ -25,6 +25,12 @@ class Admission:
         self._draining = False
         self._idle = threading.Condition(self._lock)
 
+    @property
+    def places(self) -> tuple[int, int]:
+        """How many requests are under way, and how many may be."""
+        with self._lock:
+            return self._by_member.total(), self._requests_max
+
     @contextmanager
     def admitted(self, member: str) -> Iterator[None]:
         """Hold a place for one request.

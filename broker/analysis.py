@@ -6,22 +6,32 @@ were is a count of the rows that they come from, so that it must be permitted th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from broker.values import ClosedRecord, Closing, FragmentReport, RecordedPlan
 from tidegate.core.clock import Clock
 from tidegate.sql.explain import Cost, FragmentCost
+from tidegate.telemetry import NO_TRACE, Trace, spanning
 
 MS_DIGITS = 3  # of a time in milliseconds: the clock's microseconds
 
 
 class Stopwatch:
-    """Times the rooms of one request; without a clock it lets them pass. Of one thread."""
+    """Times the rooms of one request, and makes a span of each; without a clock it lets them pass. Of one thread.
 
-    def __init__(self, clock: Clock | None = None) -> None:
+    Args:
+        trace: the request's span; the rooms' are under it.
+        seen: told the seconds of each room as it is left.
+    """
+
+    def __init__(
+        self, clock: Clock | None = None, *, trace: Trace = NO_TRACE, seen: Callable[[str, float], None] | None = None
+    ) -> None:
         self._clock = clock
+        self._trace = trace
+        self._seen = seen
         self._rooms: dict[str, float] = {}
 
     @contextmanager
@@ -32,14 +42,40 @@ class Stopwatch:
             return
         begun = self._clock.monotonic_s()
         try:
-            yield
+            with spanning(self._trace, name):
+                yield
         finally:
-            self._rooms[name] = self._rooms.get(name, 0.0) + self._clock.monotonic_s() - begun
+            self._left(name, self._clock.monotonic_s() - begun)
+
+    def enter(self, name: str) -> Callable[[], None]:
+        """Begin to time a room that is left elsewhere; gives what is called then, once or more often."""
+        if self._clock is None:
+            return _nothing
+        clock, begun, span = self._clock, self._clock.monotonic_s(), self._trace.child(name)
+        left: list[bool] = []
+
+        def leave() -> None:
+            if not left:
+                left.append(True)
+                self._left(name, clock.monotonic_s() - begun)
+                if span is not self._trace:
+                    span.end()
+
+        return leave
+
+    def _left(self, name: str, seconds: float) -> None:
+        self._rooms[name] = self._rooms.get(name, 0.0) + seconds
+        if self._seen is not None:
+            self._seen(name, seconds)
 
     @property
     def rooms(self) -> Mapping[str, float]:
         """Seconds by room, in the order in which they were entered first."""
         return dict(self._rooms)
+
+
+def _nothing() -> None:
+    """Leave a room that was not timed."""
 
 
 @dataclass(frozen=True, slots=True)

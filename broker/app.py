@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from audit.log import AuditLog
 from audit.wire import AuditServicer
 from broker.administration import Administration
 from broker.admission import Admission
+from broker.announce import Announce
 from broker.attachments import Attachment, Attachments
 from broker.authority import Authority, BrokerIdentity
 from broker.config import BrokerConfig
@@ -29,11 +29,14 @@ from broker.listeners import (
     NODES_PER_CALLER_MAX,
     NODES_SILENT_MAX,
     Listener,
+    bearer_listener,
     callers_listener,
     enrolment_listener,
     nodes_listener,
 )
+from broker.metrics import Sources
 from broker.nodes import AttachedNodes, PendingAgreements
+from broker.observe import Observability
 from broker.open_calls import OpenCalls
 from broker.pipeline import Pipeline
 from broker.plan import Plan
@@ -41,11 +44,19 @@ from broker.plan_cache import PlanCache
 from broker.record import Record
 from broker.replay import UsedIds
 from broker.rewrite import Rewrite
+from broker.wire.asking import Asking
+from broker.wire.bearer import bearer_door
+from broker.wire.flight.handles import STATEMENTS
+from broker.wire.flight.metadata import Metadata
+from broker.wire.flight.service import LONG_METHODS as FLIGHT_LONG_METHODS
+from broker.wire.flight.service import FlightServicer
+from broker.wire.flight.sessions import Sessions
+from broker.wire.flight.statements import Statements
 from broker.wire.guard import CallLimits, Guard, Porch
-from broker.wire.health import Health
 from broker.wire.member import EnrolmentServicer, MemberServicer
 from broker.wire.node import NodeServicer
 from broker.wire.query import QueryServicer
+from broker.wire.reflection import METHOD as REFLECTION
 from broker.wire.services import add_services
 from catalogue.database import open_database
 from catalogue.members import MemberDirectory
@@ -67,8 +78,11 @@ from tidegate.identity.folder import ExchangeInfo
 SWITCH_INTERVAL_S = 0.0005  # appends beside busy threads: p99 15 ms instead of 145 ms (design house.md, Processes)
 ORPHAN_PERIOD_S = 2.0
 DIRECTORY_PERIOD_S = 0.4
-_PRELOAD = ("tidegate.sql.plan", "broker.rewrite")
-_LONG_CALLS = frozenset({"/tidegate.v1.QueryService/Execute", "/tidegate.v1.QueryService/Explain"})
+_PRELOAD = ("tidegate.sql.plan", "broker.rewrite", "engine.announced")
+_LONG_CALLS = (
+    frozenset({"/tidegate.v1.QueryService/Execute", "/tidegate.v1.QueryService/Explain", REFLECTION})
+    | FLIGHT_LONG_METHODS
+)
 
 
 class Broker:
@@ -120,6 +134,7 @@ class Broker:
             dns_names=dns,
             ip_addresses=ips,
         )
+        self._observe = Observability(config, instance=str(identity.spiffe), clock=clock, log=self._log)
         self._engine = _policy_engine(config)
         self._planning = PlanningPool(
             config.limits.planning_workers, preload=_PRELOAD, sandbox_required=config.limits.sandbox == "required"
@@ -130,10 +145,10 @@ class Broker:
             requests_max=config.limits.requests_max, requests_per_member_max=config.limits.requests_per_member_max
         )
         record = Record(log=self.log, clock=clock)
-        plans = PlanCache()
+        plans, point, telemetry = PlanCache(), DecisionPoint(self._engine, clock), self._observe.telemetry
         self.pipeline = Pipeline(
             plan=Plan(catalogue=self.catalogue, pool=self._planning, clock=clock, cache=plans),
-            decide=Decide(point=DecisionPoint(self._engine, clock), catalogue=self.catalogue, clock=clock, cache=plans),
+            decide=Decide(point=point, catalogue=self.catalogue, clock=clock, cache=plans),
             rewrite=Rewrite(pool=self._planning, clock=clock, cache=plans),
             record=record,
             fetch=Fetch(
@@ -144,7 +159,9 @@ class Broker:
                 ids=ids,
             ),
             join=Join(pool=self._workers, clock=clock),
-            deliver=Deliver(outcome=record.outcome, clock=clock),
+            deliver=Deliver(outcome=telemetry.observed(record.outcome), clock=clock),
+            announce=Announce(pool=self._planning, clock=clock, cache=plans),
+            telemetry=telemetry,
         )
         enrolment = Enrolment(
             authority=authority,
@@ -155,6 +172,7 @@ class Broker:
             exchange=self.exchange,
         )
         self._serve(identity, administration, enrolment)
+        self._observe.serve(self._sources(plans, point, identity), self.log)
         administration.record(
             _started(config.exchange.broker, self._engine.revision),
         )
@@ -175,20 +193,18 @@ class Broker:
         self._open_calls = OpenCalls(identify=identify, directory=self.members, clock=clock)
         people = frozenset({IdentityKind.SERVICE, IdentityKind.PERSON})
 
-        def guard(kinds: frozenset[IdentityKind], **more: Any) -> Guard:
-            return Guard(
-                identify=identify,
-                open_calls=self._open_calls,
-                clock=clock,
-                ids=ids,
-                kinds=kinds,
-                refused=administration.refused_identity,
-                **more,
-            )
-
+        shared: dict[str, Any] = {
+            "identify": identify,
+            "open_calls": self._open_calls,
+            "clock": clock,
+            "ids": ids,
+            "refused": administration.refused_identity,
+            "telemetry": self._observe.telemetry,
+        }
         limits = config.limits
-        callers = guard(
-            people,
+        callers = Guard(
+            **shared,
+            kinds=people,
             silent_max=limits.callers_threads * 3 // 4,
             # A node registers what it holds and asks who it is; it never asks questions.
             kinds_for={
@@ -203,26 +219,22 @@ class Broker:
             ),
         )
         # One node, whatever it does, leaves threads for the answers and renewals of the others.
-        nodes = guard(
-            frozenset({IdentityKind.NODE}),
+        nodes = Guard(
+            **shared,
+            kinds=frozenset({IdentityKind.NODE}),
             silent_max=NODES_SILENT_MAX,
             limits=CallLimits(per_caller_max=NODES_PER_CALLER_MAX),
         )
-        self._health = Health()
         pending = PendingAgreements(self.catalogue, self._log)
 
         def attached(attachment: Attachment) -> None:
             threading.Thread(target=pending.send, args=(attachment,), name="agreements", daemon=True).start()
 
+        tokens, bearer = bearer_door(config, long_methods=_LONG_CALLS, **shared)
+        asking = self._asking(callers)
         services = add_services(
-            query=QueryServicer(
-                guard=callers,
-                pipeline=self.pipeline,
-                admission=self.admission,
-                used=UsedIds(clock=clock),
-                clock=clock,
-                ids=ids,
-            ),
+            query=QueryServicer(guard=callers, pipeline=self.pipeline, admission=self.admission, asking=asking),
+            flight=self._flight(callers, asking),
             catalogue=CatalogueServicer(
                 self.catalogue, callers.caller, administration.change, AttachedNodes(self.attachments)
             ),
@@ -233,6 +245,8 @@ class Broker:
                 members=self.members,
                 record=administration.record,
                 attached=lambda member: bool(self.attachments.of_member(member)),
+                tokens=tokens,
+                bearer_address=_public(config, config.listen.bearer),
             ),
             nodes=NodeServicer(
                 guard=nodes,
@@ -243,10 +257,10 @@ class Broker:
                 log=self._log,
             ),
             enrolment=EnrolmentServicer(enrolment=enrolment),
+            bearer_flight=None if bearer is None else self._flight(bearer, self._asking(bearer)),
         )
-        healthy = lambda server: health_pb2_grpc.add_HealthServicer_to_server(self._health, server)  # noqa: E731
         mutual, open_ = identity.mutual_credentials(), identity.enrolment_credentials()
-        specs = (
+        specs = [
             (
                 callers_listener(config.listen.callers, mutual, callers, threads=limits.callers_threads),
                 services.callers,
@@ -256,10 +270,41 @@ class Broker:
                 services.nodes,
             ),
             (enrolment_listener(config.listen.enrolment, open_, Porch(ids=ids, log=self._log)), services.enrolment),
-        )
+        ]
+        if bearer is not None:
+            specs.append((bearer_listener(config.listen.bearer, open_, bearer), services.bearer))
         for spec, added in specs:
-            self._listeners.append(Listener(spec, [*added, healthy]))
-        self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+            guarded = callers if spec.name == "callers" else None
+            self._listeners.append(Listener(spec, added, self._observe.last(guarded)))
+
+    def _asking(self, guard: Guard) -> Asking:
+        return Asking(guard=guard, used=UsedIds(clock=self._clock), clock=self._clock, ids=self._ids)
+
+    def _sources(self, plans: PlanCache, point: DecisionPoint, identity: BrokerIdentity) -> Sources:
+        """Name whom the page of metrics asks."""
+        return Sources(
+            admission=self.admission,
+            attachments=self.attachments,
+            attachments_max=self.config.limits.attachments_max,
+            open_calls=self._open_calls,
+            plans=plans,
+            point=point,
+            planning=self._planning,
+            workers=self._workers,
+            identity=identity,
+            clock=self._clock,
+        )
+
+    def _flight(self, guard: Guard, asking: Asking) -> FlightServicer:
+        """Make the second door, into the same hall."""
+        clock, ids, exchange = self._clock, self._ids, self.config.exchange.name
+        return FlightServicer(
+            guard=guard,
+            admission=self.admission,
+            statements=Statements(pipeline=self.pipeline, asking=asking, clock=clock, ids=ids),
+            metadata=Metadata(self.catalogue, exchange, clock=clock, statement_timeout_s=STATEMENTS.lifetime_s),
+            sessions=Sessions(self.catalogue, exchange, clock=clock, ids=ids),
+        )
 
     def _sweep(self) -> None:
         """Name the decisions whose outcome never came."""
@@ -286,7 +331,7 @@ class Broker:
         if not self._listeners:
             return
         self._log.info("draining")
-        self._health.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._observe.drain()
         finished = self.admission.drain(self.config.limits.drain_s)
         self.attachments.drain(1.0)
         for listener in self._listeners:
@@ -296,6 +341,7 @@ class Broker:
         self._planning.close()
         self._engine.close()
         self.log.close()
+        self._observe.close()
         self._log.info("broker down", drained=finished)
 
 
@@ -309,7 +355,12 @@ def _addresses(config: BrokerConfig) -> dict[str, str]:
     """Give the addresses that others are told: the exchange's host with the listeners' ports."""
     listen = config.listen
     bound = {"callers": listen.callers, "nodes": listen.nodes, "enrolment": listen.enrolment}
-    return {name: f"{config.exchange.host}:{address.rpartition(':')[2]}" for name, address in bound.items()}
+    return {name: _public(config, address) for name, address in bound.items()}
+
+
+def _public(config: BrokerConfig, address: str) -> str:
+    """Give the address under which others reach a listener; empty for one that is off."""
+    return f"{config.exchange.host}:{address.rpartition(':')[2]}" if address else ""
 
 
 def _host_names(host: str) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from broker.keys import SentKeys
@@ -57,6 +57,7 @@ class FragmentOrder:
     bytes_max: int
     reductions: tuple[KeyTerms, ...] = ()
     keys: tuple[SentKeys, ...] = ()
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,15 +117,21 @@ class PendingFragment:
         """True when nobody reads any more."""
         return self._closed.is_set()
 
-    def put(self, chunk: bytes, *, wait: bool) -> None:
-        """Take the next chunk. Dropped once nobody reads or the answer is over; past the byte limit it ends with FETCH_LIMIT.
+    def put(self, chunk: bytes) -> None:
+        """Take the next chunk; waits while the reader is slow, at most until the deadline.
 
-        Args:
-            wait: block while the reader is slow, at most until the deadline; False for small answers, which ride the
-                stream that all others share.
+        Dropped once nobody reads or the answer is over; past the byte limit it ends with FETCH_LIMIT.
         """
-        if self._over:
-            return
+        if not self._over and self._counted(chunk):
+            self._push((chunk,), wait=True)
+
+    def take(self, chunks: Sequence[bytes], trailer: TrailerFacts) -> None:
+        """Take a small answer, which rides the stream that all others share: its reader wakes once, and finds all of it."""
+        if not self._over and all(map(self._counted, chunks)) and self._checked(trailer):
+            self._push((*chunks, _END), wait=False)
+
+    def _counted(self, chunk: bytes) -> bool:
+        """Count and hash a chunk; False when the answer ended with it."""
         if self._schema_seen:
             self.report.bytes += len(chunk)
             if self.report.first_row_s == 0.0:
@@ -134,17 +141,19 @@ class PendingFragment:
             self.fail(
                 error_for(Code.FETCH_LIMIT, f"{self.report.member}: its part of the answer is larger than the limit")
             )
-            return
+            return False
         self.report.digest.update(chunk)
-        self._push(chunk, wait=wait)
+        return True
 
     def finish(self, trailer: TrailerFacts) -> None:
         """Check the trailer against what was received; a wrong digest or signature is the end of the query."""
-        if self._over:
-            return
+        if not self._over and self._checked(trailer):
+            self._push((_END,), wait=False)
+
+    def _checked(self, trailer: TrailerFacts) -> bool:
         if not all(0 <= count <= COUNT_MAX for count in (trailer.rows, trailer.suppressed_groups, trailer.entry_index)):
             self.fail(error_for(Code.FETCH_INVALID_DATA, f"{self.report.member}: its node's counts are not valid"))
-            return
+            return False
         signed = canonical(
             {
                 "digest": trailer.digest,
@@ -157,14 +166,15 @@ class PendingFragment:
             self.fail(
                 error_for(Code.FETCH_INVALID_DATA, f"{self.report.member}: the answer is not what its node signed")
             )
-            return
+            return False
         self.report.rows = trailer.rows
         self.report.suppressed = trailer.suppressed_groups
         self.report.entry_index = trailer.entry_index
         self.report.rules = trailer.rules
         self.report.keys_may_go_to = trailer.keys_may_go_to
         self.report.elapsed_s = self._clock.monotonic_s() - self._started
-        self._push(_END, wait=False)
+        self.report.is_whole = True
+        return True
 
     def fail(self, error: TidegateError) -> None:
         """End the stream with an error, at once: what is still queued is thrown away. What is over stays as it ended."""
@@ -183,7 +193,7 @@ class PendingFragment:
             self._items.clear()
             self._changed.notify_all()
 
-    def _push(self, item: bytes | None, *, wait: bool) -> None:
+    def _push(self, items: Sequence[bytes | None], *, wait: bool) -> None:
         with self._changed:
             while wait and len(self._items) >= QUEUE_CHUNKS_MAX and not self._closed.is_set() and not self._over:
                 left = self._started + self.order.deadline_s - self._clock.monotonic_s()
@@ -192,8 +202,8 @@ class PendingFragment:
                     return
                 self._changed.wait(left)
             if not self._closed.is_set() and not self._over:
-                self._over = item is _END
-                self._items.append(item)
+                self._over = items[-1] is _END
+                self._items.extend(items)
                 self._changed.notify_all()
 
     def chunks(self, deadline: float, cancel: threading.Event) -> Iterator[bytes]:
@@ -260,6 +270,11 @@ class Attachment:
         """Find a fragment that is under way here."""
         with self._lock:
             return self._pending.get(fragment_id)
+
+    @property
+    def open_fragments(self) -> int:
+        """How many fragments are under way here."""
+        return len(self._pending)
 
     def done(self, fragment_id: str, *, cancel: bool) -> None:
         """Forget a fragment; with ``cancel``, tell the node to stop."""

@@ -11,14 +11,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from tidegate.core.errors import Code, error_for
+from tidegate.telemetry import TelemetrySettings, endpoint_problem
 
 ENVIRONMENT_PREFIX = "TIDEGATE_BROKER_"
 _MIB = 1 << 20
 
 Address = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9.\-\[\]:_]+:\d{1,5}$")]
+
+
+def _endpoint(text: str) -> str:
+    if problem := endpoint_problem(text):
+        raise ValueError(problem)
+    return text
 
 
 class _Section(BaseModel):
@@ -34,11 +41,14 @@ class Exchange(_Section):
 
 
 class Listen(_Section):
-    """The three listeners. Members are told the exchange's host with these ports."""
+    """The listeners. Members are told the exchange's host with these ports. ``bearer`` is off where it is empty."""
 
     callers: Address = "0.0.0.0:7443"
     nodes: Address = "0.0.0.0:7444"
     enrolment: Address = "0.0.0.0:7445"
+    bearer: Address | Literal[""] = ""
+    admin: Address | Literal[""] = ""  # metrics and health over plain HTTP, for the operator's own network
+    reflection: bool = False  # gRPC's reflection on the callers' listener, for grpcurl
 
 
 class Storage(_Section):
@@ -55,6 +65,14 @@ class Policy(_Section):
     opa_url: str = ""
     opa_timeout_s: Annotated[float, Field(gt=0, le=30)] = 1.5
     overlays: tuple[str, ...] = ()
+
+
+class Telemetry(_Section):
+    """Where traces go (``tidegate.telemetry.TelemetrySettings``); ``endpoint`` empty: nothing is traced."""
+
+    endpoint: Annotated[str, AfterValidator(_endpoint)] = ""
+    ca: str = ""
+    ratio: Annotated[float, Field(ge=0, le=1)] = 1.0
 
 
 class Limits(_Section):
@@ -95,12 +113,19 @@ class BrokerConfig(_Section):
     storage: Storage = Storage()
     policy: Policy = Policy()
     limits: Limits = Limits()
+    telemetry: Telemetry = Telemetry()
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
     def database_url(self) -> str:
         """The catalogue's database."""
         return self.storage.database or f"sqlite:///{self.folder / 'catalogue.db'}"
+
+    @property
+    def traces(self) -> TelemetrySettings:
+        """Where traces go."""
+        ca = self.folder / self.telemetry.ca if self.telemetry.ca else None
+        return TelemetrySettings(self.telemetry.endpoint, ca, self.telemetry.ratio)
 
     @property
     def log_folder(self) -> Path:

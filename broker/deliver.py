@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from broker.conform import conformed
 from broker.values import ClosedRecord, Closing, FragmentReport, JoinedStream, RecordedPlan
 from engine.floors import Suppressed
 from engine.floors import apply as apply_floors
@@ -24,11 +25,19 @@ Outcome = Callable[[RecordedPlan, Closing], ClosedRecord]
 class Answer:
     """The answer as it goes out: the schema's chunk, then batch chunks, then what closes it."""
 
-    def __init__(self, chunks: Iterator[bytes], close: Callable[[], None]) -> None:
+    def __init__(
+        self, chunks: Iterator[bytes], close: Callable[[], None], relayed: FragmentReport | None = None
+    ) -> None:
         self._chunks = chunks
         self._close = close
+        self._relayed = relayed
         self.closing: Closing | None = None
         self.record: ClosedRecord | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all of it is here, so that nothing has to be waited for as it is read."""
+        return self._relayed is not None and self._relayed.is_whole
 
     def chunks(self) -> Iterator[bytes]:
         """Read the chunks, schema first; read once. When they end without an error, the record is closed."""
@@ -49,14 +58,18 @@ class Deliver:
         self._outcome = outcome
         self._clock = clock
 
-    def deliver(self, recorded: RecordedPlan, joined: JoinedStream) -> Answer:
-        """Make the answer of a joined stream."""
+    def deliver(self, recorded: RecordedPlan, joined: JoinedStream, schema: bytes = b"") -> Answer:
+        """Make the answer of a joined stream.
+
+        Args:
+            schema: the chunk of the schema that the caller was told; a stream of other Arrow types is cast to it.
+        """
         answer: Answer
 
         def run() -> Iterator[bytes]:
-            yield from self._run(recorded, joined, answer)
+            yield from self._run(recorded, joined, answer, schema)
 
-        answer = Answer(run(), joined.close)
+        answer = Answer(run(), joined.close, joined.relayed)
         return answer
 
     def failed(self, recorded: RecordedPlan, error: TidegateError, reports: tuple[FragmentReport, ...] = ()) -> None:
@@ -70,7 +83,7 @@ class Deliver:
     def _duration(self, recorded: RecordedPlan) -> float:
         return self._clock.monotonic_s() - recorded.request.started
 
-    def _run(self, recorded: RecordedPlan, joined: JoinedStream, answer: Answer) -> Iterator[bytes]:
+    def _run(self, recorded: RecordedPlan, joined: JoinedStream, answer: Answer, announced: bytes) -> Iterator[bytes]:
         federated = recorded.restricted.federated
         digest, relayed = ipc.Digest(), joined.relayed if not federated.floors else None
         schema = b""
@@ -79,6 +92,9 @@ class Deliver:
         error = Code.QUERY_CANCELLED.value  # a reader who goes away leaves this word behind
         try:
             chunks, suppressed = _cut(recorded, joined)
+            if announced:
+                chunks, is_cast = conformed(chunks, announced)
+                relayed = None if is_cast else relayed
             for chunk, count in chunks:
                 rows += count
                 if rows > federated.rows_max:

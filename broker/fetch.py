@@ -35,6 +35,7 @@ class _Around:
     keys: tuple[SentKeys, ...]
     keys_go_to: tuple[str, ...]
     subject_key: str
+    traceparent: str
 
 
 class Fetch:
@@ -64,7 +65,10 @@ class Fetch:
             fragment: Fragment, keys: tuple[SentKeys, ...], report: FragmentReport
         ) -> tuple[Attachment, PendingFragment]:
             attachment = self._attachments.find(fragment.member, fragment.node)
-            around = _Around(reductions[fragment.id], keys, keys_go_to[fragment.id], subject_key)
+            report.trace = recorded.request.trace.child("fragment", fragment=fragment.id, member=fragment.member)
+            around = _Around(
+                reductions[fragment.id], keys, keys_go_to[fragment.id], subject_key, report.trace.traceparent
+            )
             return attachment, attachment.send(self._order(recorded, fragment, attachment, around), report, self._clock)
 
         stages = Stages(recorded, reductions, send, self._clock)
@@ -120,4 +124,5 @@ class Fetch:
             bytes_max=LEAF_BYTES_MAX,
             reductions=around.reductions,
             keys=around.keys,
+            traceparent=around.traceparent,
         )

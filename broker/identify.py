@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from tidegate.core.caller import Caller
+from tidegate.core.caller import BY_BEARER, Caller
 from tidegate.core.clock import Clock
 from tidegate.core.errors import Code, error_for
 from tidegate.core.names import IdentityKind
@@ -110,7 +110,10 @@ class Identify:
 
     def examine(self, shown: CertificateFacts) -> Caller:
         """Hold a certificate that was read to time, deny-list and directory, as they are now."""
-        shown.check_time(self._clock.now())
+        now = self._clock.now()
+        if shown.bound == BY_BEARER and now > shown.not_after:
+            raise error_for(Code.ID_BEARER, "the bearer token has ended; get a new one with `tidegate token`")
+        shown.check_time(now)
         spiffe = str(shown.identity)
         if self._directory.is_denied(shown.serial_hex, spiffe):
             raise error_for(Code.ID_REVOKED)
@@ -128,6 +131,7 @@ class Identify:
             tier=member.tier,
             fingerprint=shown.fingerprint,
             person=record.person,
+            bound=shown.bound,
         )
 
     def stranger(self, shown: CertificateFacts) -> Caller:
@@ -137,4 +141,4 @@ class Identify:
         if shown.identity.kind is IdentityKind.PERSON:
             # The log holds no person's name: without an opaque id, the certificate's fingerprint stands in for one.
             person = record.person if record is not None else f"x{shown.fingerprint[:24]}"
-        return Caller(shown.identity, (), "public", "external", shown.fingerprint, person)
+        return Caller(shown.identity, (), "public", "external", shown.fingerprint, person, shown.bound)

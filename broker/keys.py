@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from broker.values import FragmentReport, KeysGiven
 from tidegate import ipc
 from tidegate.core.canonical import sha256_hex
 from tidegate.core.decision import Decision
@@ -219,17 +221,44 @@ def _united(parts: Sequence[pa.Array]) -> pa.Array | None:
         return None
 
 
-def recorded(fragment: Fragment, sent: Sequence[SentKeys]) -> list[Mapping[str, str | int]]:
-    """Give what the record says of the keys that a fragment was given: names and counts, no value."""
-    return [
-        {
-            "fragment": fragment.id,
-            "to": fragment.member,
-            "column": f"{fragment.refs[item.granted.terms.ref]}.{item.granted.terms.column}",
-            "from": source.member,
-            "source": source.fragment,
-            "count": count,
-        }
+def given(fragment: Fragment, sent: Sequence[SentKeys]) -> tuple[KeysGiven, ...]:
+    """Say what a fragment was given, in names and counts."""
+    return tuple(
+        KeysGiven(
+            f"{fragment.refs[item.granted.terms.ref]}.{item.granted.terms.column}",
+            tuple(
+                (source.fragment, source.member, count)
+                for source, count in zip(item.granted.terms.sources, item.granted.counts, strict=True)
+            ),
+        )
         for item in sent
-        for source, count in zip(item.granted.terms.sources, item.granted.counts, strict=True)
-    ]
+    )
+
+
+def lines(reports: Sequence[FragmentReport]) -> list[Mapping[str, Any]]:
+    """Give what the record says of keys: a line for each set of sources, with whom it went to; no value.
+
+    The parts of one collection that are given the keys of another's parts share one line, so that five by five are ten names
+    and not twenty-five lines.
+    """
+    found: dict[tuple[tuple[str, str, int], ...], list[dict[str, str]]] = {}
+    for report in reports:
+        for item in report.keys_given:
+            found.setdefault(item.sources, []).append(destination(report.fragment, report.member, item))
+    return [{**origin(sources), "to": to} for sources, to in found.items()]
+
+
+def origin(sources: Sequence[tuple[str, str, int]]) -> dict[str, Any]:
+    """Give the first half of a line: how many keys of each member's answers, and which fragments those answers are.
+
+    A member that answered two of the fragments is named once, with the sum.
+    """
+    counts: dict[str, int] = {}
+    for _, member, count in sources:
+        counts[member] = counts.get(member, 0) + count
+    return {"from": counts, "sources": [fragment for fragment, _, _ in sources]}
+
+
+def destination(fragment: str, member: str, item: KeysGiven) -> dict[str, str]:
+    """Give an item of the second half: which fragment of whom was given the keys, for which column."""
+    return {"fragment": fragment, "member": member, "column": item.column}

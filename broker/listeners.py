@@ -1,4 +1,4 @@
-"""The three listeners: callers, nodes, enrolment, each a server with a thread pool and limits of its own.
+"""The listeners: callers, nodes, enrolment, bearer where it is wanted: each a server with threads and limits of its own.
 
 They share nothing that one of them could fill: when callers take every thread of theirs, attachment, renewal and
 joining still answer (design doors.md). Within a listener the guard keeps threads free of long calls.
@@ -23,6 +23,8 @@ ATTACHMENTS_MAX = 1_000
 NODES_SPARE_THREADS = 160  # answers and renewals beside the attachments
 NODES_SILENT_MAX = 120  # all of a city's nodes may attach at one moment, after a broker's start
 NODES_PER_CALLER_MAX = 48  # two attachments during a change of certificate, the rest answers; below the spare threads
+BEARER_THREADS = 48
+BEARER_LONG_MAX = 32
 ENROLMENT_THREADS = 32  # of which strangers who say nothing keep at most 24 (broker.wire.doorstep)
 
 STREAMS_PER_CONNECTION_MAX = 128  # an HTTP/2 connection may not open more at once (rapid reset)
@@ -60,6 +62,13 @@ def callers_listener(
     return ListenerSpec("callers", address, credentials, threads, CONTROL_MESSAGE_BYTES_MAX, (guard,), ages=True)
 
 
+def bearer_listener(
+    address: str, credentials: grpc.ServerCredentials, guard: Any, *, threads: int = BEARER_THREADS
+) -> ListenerSpec:
+    """Describe the listener of callers that show a token: Flight SQL and health."""
+    return ListenerSpec("bearer", address, credentials, threads, CONTROL_MESSAGE_BYTES_MAX, (guard,), ages=True)
+
+
 def nodes_listener(
     address: str, credentials: grpc.ServerCredentials, guard: Any, *, attachments_max: int = ATTACHMENTS_MAX
 ) -> ListenerSpec:
@@ -75,11 +84,36 @@ def enrolment_listener(address: str, credentials: grpc.ServerCredentials, guard:
     )
 
 
+class _Named:
+    """A server that is being given its services; remembers their names. It has the two methods that giving needs."""
+
+    def __init__(self, server: grpc.Server) -> None:
+        self._server = server
+        self.names: list[str] = []
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[Any]) -> None:
+        """Pass services on."""
+        self.names += [handler.service_name() for handler in handlers if isinstance(handler, grpc.ServiceRpcHandler)]
+        self._server.add_generic_rpc_handlers(tuple(handlers))
+
+    def add_registered_method_handlers(self, service_name: str, method_handlers: Any) -> None:
+        """Pass a service's methods on."""
+        self._server.add_registered_method_handlers(service_name, method_handlers)  # type: ignore[attr-defined]
+
+
 class Listener:
     """A running listener."""
 
-    def __init__(self, spec: ListenerSpec, register: Sequence[Callable[[grpc.Server], object]]) -> None:
+    def __init__(
+        self,
+        spec: ListenerSpec,
+        register: Sequence[Callable[[Any], object]],
+        last: Callable[[Sequence[str], grpc.Server], None] | None = None,
+    ) -> None:
         """Start it with its services.
+
+        Args:
+            last: is given the names of the services, and adds what speaks of them: health, reflection.
 
         Raises:
             CallerError: CONFIG_INVALID, the address cannot be used.
@@ -92,8 +126,11 @@ class Listener:
             options=_options(spec),
             maximum_concurrent_rpcs=spec.threads,
         )
+        named = _Named(self._server)
         for service in register:
-            service(self._server)
+            service(named)
+        if last is not None:
+            last(tuple(dict.fromkeys(named.names)), self._server)
         try:
             self.port = self._server.add_secure_port(spec.address, spec.credentials)
         except RuntimeError as error:

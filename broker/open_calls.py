@@ -19,8 +19,9 @@ from tidegate.core.caller import Caller
 from tidegate.core.clock import Clock
 from tidegate.core.dataset import SENSITIVITIES
 from tidegate.core.errors import Code, TidegateError, error_for
-from tidegate.core.names import SpiffeId
+from tidegate.core.names import IdentityKind, SpiffeId
 from tidegate.identity.certificates import CertificateFacts
+from tidegate.telemetry import NO_TRACE, Trace
 
 TICK_S = 0.25
 GRACE_S = 0.35
@@ -47,6 +48,7 @@ class OpenCall:
     caller: Caller
     method: str
     request_id: str
+    trace: Trace = NO_TRACE
     ended: TidegateError | None = None
     cancel_at_s: float = 0.0
     until_s: float | None = None
@@ -103,6 +105,12 @@ class OpenCalls:
             shown = {call.facts.fingerprint: call.facts for call in self._calls.values()}
         return tuple(item for item in shown.values() if item.identity == identity)
 
+    def shown(self, kind: IdentityKind) -> tuple[CertificateFacts, ...]:
+        """Give the certificates of one kind with which calls are open now."""
+        with self._changed:
+            found = {call.facts.fingerprint: call.facts for call in self._calls.values()}
+        return tuple(item for item in found.values() if item.identity.kind is kind)
+
     def on_end(self, context: object, hook: Callable[[], None]) -> None:
         """Have the hook called when the watch ends the call, so that a handler that waits can wake up and end."""
         with self._changed:
@@ -154,7 +162,7 @@ class OpenCalls:
         except TidegateError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever keeps us from knowing ends the call: fail closed
-            return error_for(Code.INTERNAL, detail=repr(error))
+            return error_for(Code.INTERNAL, detail=type(error).__name__)
 
     def _end(self, call: OpenCall, error: TidegateError, now_s: float) -> None:
         with self._changed:

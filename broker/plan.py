@@ -12,6 +12,7 @@ from broker.plan_cache import PlanCache, PlanKey
 from broker.values import QueryPlan, Request
 from catalogue.glance import Glance
 from catalogue.store import Catalogue
+from engine.announced import NOTHING_EXPECTED, Expected, expected_parameters
 from engine.planning import PlanningPool
 from policies.star import unlisted
 from tidegate.core.clock import Clock
@@ -19,7 +20,7 @@ from tidegate.core.dataset import Dataset, DatasetClass
 from tidegate.core.errors import Code, error_for
 from tidegate.core.limits import PLAN_DEADLINE_S, SQL_BYTES_MAX
 from tidegate.core.names import DatasetName
-from tidegate.sql.model import BoundQuery
+from tidegate.sql.model import BoundQuery, Namespace
 from tidegate.sql.plan import plan_shaped
 from tidegate.sql.shapes import given
 
@@ -53,7 +54,10 @@ class Plan:
         left_out = self._left_out(request, candidates, glance)
         # At one generation a dataset's name stands for all that planning reads of it, whoever asks.
         known = (glance.generation, frozenset(candidates), tuple(sorted(left_out.items(), key=str)))
-        key, found = self._cache.find((request.sql, *known), given(request.parameters), request.caller.member)
+        namespace = Namespace(request.caller.identity.exchange, request.department)
+        key, found = self._cache.find(
+            (request.sql, namespace, *known), given(request.parameters), request.caller.member
+        )
         if found is not None:
             return self._plan(request, found.fill(key.values), candidates, left_out, key)
         bound, shape, slots = self._pool.run(
@@ -62,6 +66,7 @@ class Plan:
             candidates,
             request.parameters,
             left_out,
+            namespace,
             deadline_s=left,
             owner=request.caller.member,
         )
@@ -70,6 +75,25 @@ class Plan:
                 Code.PLAN_TOO_LARGE, f"query: mentions datasets {len(bound.leaves)} times, the limit is {INSTANCES_MAX}"
             )
         return self._plan(request, bound, candidates, left_out, self._cache.keep(key, bound, shape, slots))
+
+    def expected(self, request: Request) -> Expected:
+        """Say which parameters a text wants before it can be planned.
+
+        Raises:
+            CallerError: PLAN_*.
+        """
+        if len(request.sql.encode("utf-8", "surrogatepass")) > SQL_BYTES_MAX:
+            raise error_for(Code.PLAN_TOO_LARGE, f"query: longer than {SQL_BYTES_MAX} bytes")
+        if not any(mark in request.sql for mark in "?$"):
+            return NOTHING_EXPECTED
+        glance = self._catalogue.glance(request.caller.member)
+        candidates = mentioned(request.sql, glance.schema)
+        key = (request.sql, glance.generation, frozenset(candidates))
+        found = self._cache.parameters(key)
+        if found is None:
+            found = self._pool.run(expected_parameters, request.sql, candidates, owner=request.caller.member)
+            self._cache.keep_parameters(key, found, request.caller.member)
+        return found
 
     @staticmethod
     def _plan(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 
+from engine.announced import Expected
 from tidegate.core.cache import BoundedCache
 from tidegate.sql.model import BoundQuery, FederatedPlan
 from tidegate.sql.shapes import Given, PlanTemplate, Shape, Slots, refilled
@@ -56,6 +57,8 @@ class PlanCache:
         self._bound: BoundedCache[BoundTemplate] = BoundedCache(entries_max=entries_max, bytes_max=bytes_max)
         self._permitted: BoundedCache[bool] = BoundedCache(entries_max=entries_max, bytes_max=bytes_max // 4)
         self._plans: BoundedCache[PlanTemplate] = BoundedCache(entries_max=entries_max, bytes_max=bytes_max)
+        self._parameters: BoundedCache[Expected] = BoundedCache(entries_max=entries_max, bytes_max=bytes_max // 4)
+        self._schemas: BoundedCache[bytes] = BoundedCache(entries_max=entries_max, bytes_max=bytes_max // 4)
 
     def find(self, text: Hashable, values: Given, owner: str) -> tuple[PlanKey, BoundTemplate | None]:
         """Find the bound template for a request; the key is for what comes later."""
@@ -102,6 +105,25 @@ class PlanCache:
         size = sum(len(fragment.sql.text) for fragment in plan.fragments) * 4 + 1_000
         template = PlanTemplate.of(plan, key.values)
         self._plans.put((key.whole, content, placement), template, owner=key.owner, size_bytes=size)
+
+    def schema(self, key: PlanKey | None, content: bytes, placement: Hashable) -> bytes | None:
+        """Find the schema of the answer to such a plan."""
+        return self._schemas.get((key.whole, content, placement)) if key is not None and key.whole is not None else None
+
+    def keep_schema(self, key: PlanKey | None, content: bytes, placement: Hashable, schema: bytes) -> None:
+        """Keep it: the type of an answer does not depend on the values that ``tidegate.sql.shapes`` leaves free."""
+        if key is not None and key.whole is not None:
+            whole = (key.whole, content, placement)
+            self._schemas.put(whole, schema, owner=key.owner, size_bytes=len(schema) + 500)
+
+    def parameters(self, text: Hashable) -> Expected | None:
+        """Find what a text wants as parameters."""
+        return self._parameters.get(text)
+
+    def keep_parameters(self, text: Hashable, expected: Expected, owner: str) -> None:
+        """Keep it."""
+        size = len(str(text)) * 2 + len(expected.schema)
+        self._parameters.put(text, expected, owner=owner, size_bytes=size)
 
     @property
     def counts(self) -> Mapping[str, tuple[int, int]]:

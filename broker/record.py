@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from audit import entries
 from audit.log import Appended, AuditLog
-from broker.keys import fragment_digest, terms
+from broker.keys import fragment_digest, lines, terms
 from broker.values import ClosedRecord, Closing, DecidedPlan, QueryPlan, RecordedPlan, Request, RestrictedPlan
 from tidegate.core.canonical import canonical, sha256_hex
 from tidegate.core.clock import Clock, timestamp
@@ -103,7 +103,7 @@ class Record:
             suppressed=None if aggregated else closing.suppressed_groups,
             duration_us=round(closing.duration_s * 1e6),
             leaves={name: counts for name, counts in leaves.items() if name in counted},
-            keys=[line for report in closing.reports for line in report.keys_recorded],
+            keys=lines(closing.reports),
             error=closing.error,
         )
         side = {"suppressed": closing.suppressed_groups, "leaves": leaves} if aggregated else None
@@ -122,6 +122,8 @@ def _datasets(plan: QueryPlan) -> Mapping[str, int]:
 
 def _side(request: Request, decided: DecidedPlan | None) -> dict[str, object]:
     more: dict[str, object] = {"sql": request.sql}
+    if request.department:
+        more["department"] = request.department  # without it nobody could say later what a name of one part meant
     if decided is not None and decided.question:
         more["question"] = dict(decided.question)
         more["answer"] = decided.decision.to_json()

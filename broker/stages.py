@@ -9,23 +9,27 @@ until another was read could be the one whose keys that other waits for (``broke
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from broker.attachments import WAIT_SLICE_S, Attachment, PendingFragment
-from broker.keys import Distinct, Packed, SentKeys, pack, recorded
-from broker.values import FragmentReport, FragmentStream, RecordedPlan
+from broker.keys import Distinct, Packed, SentKeys, destination, given, origin, pack
+from broker.values import FragmentReport, FragmentStream, KeysGiven, RecordedPlan
 from tidegate import ipc
 from tidegate.core.clock import Clock
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.grant import KeyTerms
-from tidegate.core.limits import KEYS_BYTES_MAX, KEYS_MAX
+from tidegate.core.limits import ENTRY_BYTES_MAX, KEYS_BYTES_MAX, KEYS_MAX
 from tidegate.sql.model import Fragment
 
-KEYS_RECORD_CHARS_MAX = 3_000  # what one query's outcome entry may say of keys; ENTRY_BYTES_MAX has room for the rest
-_RECORD_CHARS = 100  # of one line of it, beside the names
+OUTCOME_BYTES = 1_400  # of an outcome entry, beside what it says of fragments and of keys
+LEAF_BYTES = 64  # of what it says of one fragment: its name and two counts
+NODE_BYTES_MAX = (
+    3_000  # of what one fragment's node says of keys in its own entry, which names datasets and agreements too
+)
 
 Send = Callable[[Fragment, tuple[SentKeys, ...], FragmentReport], tuple[Attachment, PendingFragment]]
 
@@ -62,13 +66,15 @@ class Stages:
         self._clock = clock
         self._changed = threading.Condition()
         self._closed = False  # guarded by _changed
-        self._record_chars = KEYS_RECORD_CHARS_MAX  # guarded by _changed
+        fragments = recorded_plan.restricted.federated.fragments
+        self._record_left = ENTRY_BYTES_MAX - OUTCOME_BYTES - LEAF_BYTES * len(fragments)  # guarded by _changed
+        self._record_named: set[tuple[tuple[str, str, int], ...]] = set()  # sources with a line; guarded by _changed
         self._packing = threading.Lock()
         self._packed: dict[
             tuple[tuple[str, str], ...], Packed | None
         ] = {}  # guarded by _packing, as all ``values()`` are
         self._parts: dict[str, _Part] = {}
-        for fragment in recorded_plan.restricted.federated.fragments:
+        for fragment in fragments:
             waits_for = {source for item in fragment.reductions for source, _ in item.sources}
             report = FragmentReport(fragment.id, fragment.member, fragment.node)
             self._parts[fragment.id] = _Part(fragment, report, reductions[fragment.id], waits_for)
@@ -135,7 +141,7 @@ class Stages:
             try:
                 self._ask(part, self._keys(part))
             except TidegateError as error:
-                part.report.keys_recorded = ()  # set before they could go, so that the record never says too little
+                part.report.keys_given = ()  # set before they could go, so that the record never says too little
                 self._fail(part, error)
 
     def _fail(self, part: _Part, error: TidegateError) -> None:
@@ -150,7 +156,7 @@ class Stages:
         found: list[SentKeys] = []
         if not self._by_rows(part):
             return ()
-        count, size = 0, 0
+        count, size, said = 0, 0, 0
         for place, (terms, item) in enumerate(zip(part.terms, part.fragment.reductions, strict=True)):
             sources = [self._parts[source] for source, _ in item.sources]
             if not all(self._may_go(source, part.fragment.member) for source in sources):
@@ -161,12 +167,14 @@ class Stages:
             made = packed.sent(place, terms)
             if count + packed.count > KEYS_MAX or size + made.size_bytes > KEYS_BYTES_MAX:
                 continue
-            if not self._recordable(part.fragment, made):
+            (item_given,) = given(part.fragment, (made,))
+            line = _bytes(origin(item_given.sources)) + _bytes(self._destination(part, item_given))
+            if said + line > NODE_BYTES_MAX or not self._recordable(part, item_given):
                 continue
-            count, size = count + made.granted.count, size + made.size_bytes
+            count, size, said = count + made.granted.count, size + made.size_bytes, said + line
             part.reduced_by |= {source.fragment.id for source in sources}
             found.append(made)
-        part.report.keys_recorded = tuple(recorded(part.fragment, found))
+        part.report.keys_given = given(part.fragment, found)
         return tuple(found)
 
     def _pack(self, sources: tuple[tuple[str, str], ...]) -> Packed | None:
@@ -176,15 +184,20 @@ class Stages:
                 self._packed[sources] = pack([self._parts[source].wanted[name].values() for source, name in sources])
             return self._packed[sources]
 
-    def _recordable(self, fragment: Fragment, made: SentKeys) -> bool:
+    def _recordable(self, part: _Part, item: KeysGiven) -> bool:
         """Take room in the outcome entry; keys that it cannot name do not go."""
-        lines = recorded(fragment, (made,))
-        chars = sum(_RECORD_CHARS + sum(len(str(value).encode()) for value in line.values()) for line in lines)
+        needed = _bytes(self._destination(part, item))
         with self._changed:
-            if chars > self._record_chars:
+            if item.sources not in self._record_named:
+                needed += _bytes(origin(item.sources))
+            if needed > self._record_left:
                 return False
-            self._record_chars -= chars
+            self._record_left -= needed
+            self._record_named.add(item.sources)
             return True
+
+    def _destination(self, part: _Part, item: KeysGiven) -> dict[str, str]:
+        return destination(part.fragment.id, part.fragment.member, item)
 
     def _may_go(self, source: _Part, member: str) -> bool:
         """Say whether keys of an answer may go to a member: its broker's and its node's decision, and those of every
@@ -264,6 +277,11 @@ class Stages:
                 raise
             message = f"{part.report.member}: the answer of its node is not valid"
             raise error_for(error.code, message, detail=f"{error} {error.detail}") from error
+
+
+def _bytes(said: Mapping[str, object]) -> int:
+    """Give the bytes that a part of a line takes in an entry, with what joins it to the rest."""
+    return len(json.dumps(said, ensure_ascii=False).encode()) + len(', "to": []')
 
 
 def _places(names: Sequence[str], part: _Part) -> dict[str, int]:

@@ -16,6 +16,7 @@ from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
 from tidegate.ipc import Digest
 from tidegate.sql.model import BoundQuery, FederatedPlan
+from tidegate.telemetry import NO_TRACE, Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,9 @@ class Request:
 
     Args:
         deadline, started: on the broker's monotonic clock, seconds; one deadline for every room.
+        department: where names of one part are looked for; empty: nowhere.
         cancel: set when the caller went away or cancelled; every room that waits heeds it.
+        trace: the span of the call that it came with.
     """
 
     id: str
@@ -38,7 +41,9 @@ class Request:
     received_at: str
     started: float
     explain: bool = False
+    department: str = ""
     cancel: threading.Event = field(default_factory=threading.Event)
+    trace: Trace = field(default=NO_TRACE, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +90,27 @@ class RestrictedPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """What was said of an answer before it was asked for.
+
+    Args:
+        schema: the chunk of its Arrow schema, under the caller's names.
+        terms: digest of what this holds under: what the decision says about data, and which versions of the datasets.
+    """
+
+    schema: bytes
+    terms: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """A permitted plan that nobody asked to run: no access, and so no entry of the log."""
+
+    restricted: RestrictedPlan
+    announced: Announced
+
+
+@dataclass(frozen=True, slots=True)
 class ClosedRecord:
     """A durable entry: its place, its bytes, the log's receipt, and the salt that opens its one commitment, if any."""
 
@@ -126,6 +152,18 @@ class RecordedPlan:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class KeysGiven:
+    """One batch of keys that a fragment's node was given: for which ``department.dataset.column``, and whose they are.
+
+    Args:
+        sources: (fragment, member whose rows the keys disclose, how many distinct keys its answer holds).
+    """
+
+    column: str
+    sources: tuple[tuple[str, str, int], ...]
+
+
 @dataclass(slots=True)
 class FragmentReport:
     """What one department's part cost; grows while it streams.
@@ -133,7 +171,8 @@ class FragmentReport:
     Args:
         keys_may_go_to: of the members to whom keys of this answer were meant to go, those that its own node permits.
         digest: of the chunks as they came; held to the node's signature at their end.
-        keys_recorded: what the outcome says of the keys that its node was given (``broker.keys.recorded``).
+        is_whole: all of the answer is here, and is what its node signed.
+        keys_given: the keys that its node was given; the outcome entry says so (``broker.keys.lines``).
     """
 
     fragment: str
@@ -145,15 +184,17 @@ class FragmentReport:
     elapsed_s: float = 0.0
     entry_index: int = -1
     first_row_s: float = 0.0
+    is_whole: bool = False
     rules: tuple[str, ...] = ()
     keys_may_go_to: tuple[str, ...] = ()
-    keys_recorded: tuple[Mapping[str, str | int], ...] = ()
+    keys_given: tuple[KeysGiven, ...] = ()
     digest: Digest = field(default_factory=Digest)
+    trace: Trace = field(default=NO_TRACE, compare=False, repr=False)
 
     @property
     def keys_received(self) -> tuple[tuple[str, str, int], ...]:
         """The keys that made the answer smaller: (member whose rows they disclose, ``department.dataset.column``, count)."""
-        return tuple((str(line["from"]), str(line["column"]), int(line["count"])) for line in self.keys_recorded)
+        return tuple((member, item.column, count) for item in self.keys_given for _, member, count in item.sources)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from alembic.config import Config
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, select, text, update
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, OperationalError, ProgrammingError, SQLAlchemyError
 
 from catalogue.tables import COUNTERS
 from tidegate.core.errors import Code, error_for
@@ -96,13 +96,20 @@ def generation(connection: Connection, counter: str) -> int:
     return int(connection.execute(select(COUNTERS.c.value).where(COUNTERS.c.name == counter)).scalar_one())
 
 
+def _told(error: SQLAlchemyError) -> str:
+    """Say for the log what went wrong: never the statement, whose parameters name persons, nor a text that quotes a row."""
+    kind = type(error).__name__
+    if isinstance(error, OperationalError | ProgrammingError):
+        return f"{kind}: {str(error.orig).splitlines()[0][:300] if str(error.orig) else ''}"
+    return kind
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        # The driver's text may hold values of rows; the log alone gets it.
-        raise error_for(Code.INTERNAL, "the catalogue's database does not answer", detail=str(error)) from error
+        raise error_for(Code.INTERNAL, "the catalogue's database does not answer", detail=_told(error)) from error
 
 
 def _open_sqlite(url: URL) -> Engine:

@@ -1,9 +1,9 @@
 """Datasets from data contracts: Open Data Contract Standard (ODCS) 3.0 to 3.2, one YAML file.
 
 What the standard has no field for stands in ``customProperties``: of the table ``owner``, ``node``, ``class``,
-``citation``, ``legal_basis``, ``subject_column``, ``licence``, ``hidden_from``, ``parts``; of a column ``element``. Any
-other custom property is kept in ``Dataset.extra`` as ``<name>``, or ``<name>.<column>`` (``mask.tailnum``). The
-department is the contract's ``domain``.
+``citation``, ``legal_basis``, ``subject_column``, ``licence``, ``hidden_from``, ``bearer_ok``, ``parts``; of a column
+``element``. Any other custom property is kept in ``Dataset.extra`` as ``<name>``, or ``<name>.<column>``
+(``mask.tailnum``). The department is the contract's ``domain``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,18 @@ from tidegate.sql.types import parse_type
 CONTRACT_BYTES_MAX: Final = 1 << 20
 PROBLEMS_SHOWN_MAX: Final = 10
 TABLE_PROPERTIES: Final = frozenset(
-    {"owner", "node", "class", "citation", "legal_basis", "subject_column", "licence", "hidden_from", "parts"}
+    {
+        "owner",
+        "node",
+        "class",
+        "citation",
+        "legal_basis",
+        "subject_column",
+        "licence",
+        "hidden_from",
+        "bearer_ok",
+        "parts",
+    }
 )
 
 # ODCS 3.2, logicalType; `number` is exact or not as physicalType says, and a double when it says nothing.
@@ -156,6 +167,7 @@ def _dataset(contract: OpenDataContractStandard, table: SchemaObject) -> Dataset
         tags=tuple(dict.fromkeys([*(contract.tags or []), *(table.tags or [])])),
         licence=_text(label, "licence", own.get("licence", "")),
         hidden_from=_list(label, "hidden_from", own.get("hidden_from")),
+        bearer_ok=_flag(label, "bearer_ok", own.get("bearer_ok", False)),
         extra=MappingProxyType(extra),
     )
 
@@ -221,6 +233,12 @@ def _text(label: str, key: str, value: Any) -> str:
     if isinstance(value, Mapping | list) or value is None:
         raise error_for(Code.CAT_INVALID, f"{label}: {key}: expected a text")
     return str(value)
+
+
+def _flag(label: str, key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise error_for(Code.CAT_INVALID, f"{label}: {key}: expected true or false")
+    return value
 
 
 def _list(label: str, key: str, value: Any) -> tuple[str, ...]:

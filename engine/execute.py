@@ -17,6 +17,7 @@ from engine import failures, streamed
 from engine.lockdown import name as quoted
 from engine.spec import KeyShape
 from engine.streamed import Budget, StreamedInput
+from engine.wide import WideNumbers
 from tidegate import ipc
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.values import Value
@@ -93,7 +94,7 @@ class Session:
             relation = self._cursor.sql(task.text, params=list(task.parameters) or None)
             reader = relation.to_arrow_reader(ANSWER_ROWS)
             try:
-                return _stream(reader, task, send, stop)
+                return _stream(reader, WideNumbers(relation.types), task, send, stop)
             finally:
                 reader.close()  # a session with an open result cannot be ended
         except Exception as error:
@@ -198,7 +199,11 @@ def _kind(data_type: pa.DataType) -> str:
 
 
 def _stream(
-    reader: pa.RecordBatchReader, task: Task, send: Callable[[bytes | memoryview], None], stop: Callable[[], bool]
+    reader: pa.RecordBatchReader,
+    wide: WideNumbers,
+    task: Task,
+    send: Callable[[bytes | memoryview], None],
+    stop: Callable[[], bool],
 ) -> Totals:
     rows = 0
 
@@ -206,6 +211,7 @@ def _stream(
         nonlocal rows
         for batch in _batches(reader):
             _heed(stop)
+            wide.check(batch)
             rows += batch.num_rows
             if rows > task.rows_max:
                 raise error_for(Code.JOIN_LIMIT, f"the answer has more than {task.rows_max} rows")

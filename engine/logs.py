@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
+from typing import Any
 
 import structlog
 
@@ -14,6 +16,15 @@ _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARN
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 
 
+def _without_texts(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Take the texts of exceptions out: a driver's or a parser's quotes rows and SQL. Classes and places say what broke."""
+    for item in event.get("exception") or ():
+        item.update(exc_value="", exc_notes=[], syntax_error=None)
+        for part in item.get("exceptions") or ():
+            _without_texts(_logger, _name, {"exception": part if isinstance(part, list) else [part]})
+    return event
+
+
 def configure_logs(level: str) -> None:
     """Set the process's structured log; called once, by a command, before anything is made."""
     structlog.configure(
@@ -22,6 +33,7 @@ def configure_logs(level: str) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             _TRACEBACKS,
+            _without_texts,
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),

@@ -51,7 +51,12 @@ def _translated(error: Exception) -> TidegateError:
         return error
     if isinstance(error, RecursionError | MemoryError):
         return error_for(Code.PLAN_TOO_LARGE, "the query is too large to plan", detail=type(error).__name__)
-    return error_for(Code.INTERNAL, detail=f"planning: {type(error).__name__}: {str(error)[:300]}")
+    # Without its text: a parser's quotes the caller's SQL, and the detail goes to the log.
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    where = f" at {Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}" if frame is not None else ""
+    return error_for(Code.INTERNAL, detail=f"planning: {type(error).__name__}{where}")
 
 
 def main(descriptor: int) -> None:

@@ -65,7 +65,7 @@ class Demo:
         files = tables()
         self._step("Making the exchange: its CA, its log, its catalogue")
         self._exchange.start()
-        self._open(files)
+        self.open(files)
         self._console.print(f"  up in {time.monotonic() - started:.1f} s")
         analyst = self._exchange.session(*ANALYST)
         self._show_catalogue(analyst)
@@ -76,7 +76,8 @@ class Demo:
 
     # the exchange
 
-    def _open(self, files: dict[str, Path]) -> None:
+    def open(self, files: dict[str, Path]) -> None:
+        """Let the departments join, register what they hold, and sign the agreements."""
         exchange = self._exchange
         held = departments(files, exchange.folder / "data", self._postgres_url)
         self._step("Four departments join, each with a node that dials out; no department opens a port")

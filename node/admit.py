@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from audit.entries import opens
 from node.values import AdmittedFragment, AdmittedKeys, FragmentOffer, Session
 from tidegate import ipc
+from tidegate.core.caller import BY_CERTIFICATE
 from tidegate.core.canonical import parse_json, sha256_hex
 from tidegate.core.clock import Clock, parse_timestamp
 from tidegate.core.dataset import Dataset
@@ -265,6 +266,7 @@ def _check_entry(said: Mapping[str, Any], grant: Grant) -> None:
         (said.get("purpose"), grant.request.get("purpose")),
         (said.get("legal_basis"), grant.request.get("legal_basis")),
         (said.get("member"), grant.caller.get("member")),
+        (said.get("bound", BY_CERTIFICATE), grant.caller.get("bound")),  # an entry says only what is not the rule
     )
     if any(recorded is None or recorded != granted for recorded, granted in pairs) or not _names(said, grant):
         raise error_for(Code.NODE_RECEIPT, "receipt: its entry records another request than the grant's")

@@ -26,6 +26,7 @@ from node.record import Record, open_log
 from node.snapshots import Snapshots
 from node.sources import Databases, Sources, open_sources
 from node.status import StatusFile
+from node.telemetry import NodeSources, Observability
 from node.wire import GrpcDialler
 from policies.bundle import load as load_bundle
 from policies.engines import EmbeddedEngine, OpaEngine
@@ -86,6 +87,7 @@ class Node:
             raise error_for(Code.ID_WRONG_KIND, "node: the identity folder does not hold a node's certificate")
         self._log = self._structured.bind(node=str(spiffe))
         config, clock = self.config, self._clock
+        self._observe = Observability(config, instance=str(spiffe), clock=clock, log=self._log)
         config.state.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._databases = Databases(config.limits)
         self._snapshots = Snapshots(config.state / "snapshots", clock=clock, log=self._log)
@@ -117,6 +119,7 @@ class Node:
         )
         self._snapshots.start()
         self._dial(config.brokers or (identity.exchange.nodes,))
+        self._observe.serve(self._told(), self.audit, lambda: any(state.attached for state in self.link_states))
 
     def _open_sources(self, identity: LocalIdentity) -> Sources:
         return open_sources(
@@ -160,7 +163,7 @@ class Node:
         decide = Decide(
             point=self._point, agreements=self.agreements, datasets=lambda: self._sources.datasets, clock=clock
         )
-        execute = Execute(
+        self._execute = Execute(
             pool=self._workers,
             sources=lambda: self._sources,
             keys=KeyStore(self.config.state / "keys"),
@@ -171,7 +174,7 @@ class Node:
             admit=admit,
             decide=decide,
             record=record,
-            execute=execute,
+            execute=self._execute,
             agreements=self.agreements,
             sources=lambda: self._sources,
             describe=self._describe,
@@ -180,6 +183,21 @@ class Node:
             clock=clock,
             ids=self._ids,
             log=self._log,
+            telemetry=self._observe.telemetry,
+        )
+
+    def _told(self) -> NodeSources:
+        """Name whom the page of metrics asks."""
+        return NodeSources(
+            links=lambda: self.link_states,
+            facts=lambda: self._identity().facts,
+            ages=self._snapshots.ages,
+            lookups=self._execute.lookups,
+            slots=lambda: sum(link.open_fragments for link in self._links),
+            slots_max=self.config.limits.fragments_max,
+            planning=self._planning,
+            workers=self._workers,
+            clock=self._clock,
         )
 
     def _trust(self) -> Trust:
@@ -261,4 +279,5 @@ class Node:
         self._engine.close()
         self.audit.close()
         self._status.remove()
+        self._observe.close()
         self._log.info("node down")

@@ -1,8 +1,9 @@
 """A node's configuration: one TOML file and the environment, read here and nowhere else; every problem told at once.
 
 Paths in the file are relative to the file. Environment: ``TIDEGATE_NODE_IDENTITY``, ``TIDEGATE_NODE_STATE``,
-``TIDEGATE_NODE_BROKERS`` (comma-separated), ``TIDEGATE_NODE_LOG_LEVEL``, ``TIDEGATE_NODE_OPA_URL`` win over the file; a
-PostgreSQL URL that holds a password is named by ``url_env``, so that the file needs none.
+``TIDEGATE_NODE_BROKERS`` (comma-separated), ``TIDEGATE_NODE_ADMIN``, ``TIDEGATE_NODE_LOG_LEVEL``, ``TIDEGATE_NODE_OPA_URL``,
+``TIDEGATE_NODE_TELEMETRY`` win over the file; a PostgreSQL URL that holds a password is named by ``url_env``, so that the file
+needs none.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from node.sections import Problems, Section
 from tidegate.core.dataset import SENSITIVITIES, DatasetClass
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import SpiffeId, is_strict_name
+from tidegate.telemetry import TelemetrySettings, endpoint_problem
 
 SourceKind = Literal["parquet", "csv", "duckdb", "postgres"]
 Mode = Literal["live", "snapshot"]
@@ -85,6 +87,7 @@ class DatasetConfig:
     tags: tuple[str, ...] = ()
     licence: str = ""
     hidden_from: tuple[str, ...] = ()
+    bearer_ok: bool = False
     statistics: bool = True
     columns: Mapping[str, ColumnConfig] = field(default_factory=lambda: MappingProxyType({}))
     column_types: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -125,6 +128,8 @@ class NodeConfig:
         stewards: SPIFFE ids of persons and services of this member who may sign agreements; nobody else may.
         overlays: the department's own Rego (files or folders), which can only tighten.
         opa_url: of an OPA server; empty: the embedded engine.
+        admin: ``host:port`` of the admin port; empty: none.
+        traces: where the node's own spans go.
     """
 
     identity: Path
@@ -136,6 +141,8 @@ class NodeConfig:
     log_level: LogLevel
     limits: EngineLimits
     datasets: tuple[DatasetConfig, ...]
+    admin: str = ""
+    traces: TelemetrySettings = field(default_factory=TelemetrySettings)
 
 
 def load_config(path: Path, environment: Mapping[str, str]) -> NodeConfig:
@@ -163,7 +170,7 @@ def parse_config(document: Mapping[str, Any], base: Path, environment: Mapping[s
         CallerError: CONFIG_INVALID; the message lists every problem.
     """
     problems = Problems()
-    for key in sorted(set(document) - {"node", "limits", "policy", "dataset"}):
+    for key in sorted(set(document) - {"node", "limits", "policy", "telemetry", "dataset"}):
         problems.add(key, "unknown section")
     node = Section(document.get("node", {}), "node", problems, base, environment)
     policy = Section(document.get("policy", {}), "policy", problems, base, environment)
@@ -177,6 +184,8 @@ def parse_config(document: Mapping[str, Any], base: Path, environment: Mapping[s
         log_level=node.choice("log_level", "info", get_args(LogLevel), "TIDEGATE_NODE_LOG_LEVEL"),
         limits=_limits(Section(document.get("limits", {}), "limits", problems, base, environment)),
         datasets=_datasets(document.get("dataset", []), problems, base, environment),
+        admin=node.text("admin", environment_name="TIDEGATE_NODE_ADMIN"),
+        traces=_traces(Section(document.get("telemetry", {}), "telemetry", problems, base, environment)),
     )
     node.end()
     policy.end()
@@ -204,6 +213,20 @@ def _stewards(node: Section) -> tuple[SpiffeId, ...]:
         except TidegateError:
             node.bad("stewards", "expected SPIFFE ids (spiffe://exchange/member/NAME/person/NAME)")
     return tuple(found)
+
+
+def _traces(section: Section) -> TelemetrySettings:
+    endpoint = section.text("endpoint", environment_name="TIDEGATE_NODE_TELEMETRY")
+    files = section.files("ca")
+    ratio = section.take("ratio", 1.0)
+    section.end()
+    if problem := endpoint_problem(endpoint):
+        section.bad("endpoint", problem)
+        endpoint = ""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio <= 1:
+        section.bad("ratio", "expected a number from 0 to 1")
+        ratio = 1.0
+    return TelemetrySettings(endpoint, files[0] if files else None, float(ratio))
 
 
 def _limits(section: Section) -> EngineLimits:
@@ -277,6 +300,7 @@ def _dataset(section: Section) -> DatasetConfig:
         tags=section.texts("tags"),
         licence=section.text("licence"),
         hidden_from=section.texts("hidden_from"),
+        bearer_ok=section.flag("bearer_ok", default=False),
         statistics=section.flag("statistics", default=True),
         columns=_columns(section),
         column_types=section.mapping("column_types"),

@@ -76,7 +76,7 @@ class DuckDescriber:
     def columns(self) -> Sequence[FoundColumn]:
         """Give the columns in order."""
         rows = self._rows(f"DESCRIBE SELECT * FROM {self._relation}")  # noqa: S608 - names from our configuration, quoted
-        return [FoundColumn(row[0], row[1], row[2] != "NO") for row in rows]
+        return [FoundColumn(row[0], _served_as(row[1]), row[2] != "NO") for row in rows]
 
     def count(self) -> int:
         """Give the number of rows."""
@@ -109,7 +109,9 @@ class DuckDescriber:
 
 
 def _unreadable(error: duckdb.Error) -> TidegateError:
-    return error_for(Code.CONFIG_INVALID, "dataset: its source cannot be read", detail=repr(error))
+    return error_for(
+        Code.CONFIG_INVALID, "dataset: its source cannot be read", detail=type(error).__name__
+    )  # its text may quote a value
 
 
 class PostgresDescriber:
@@ -149,6 +151,11 @@ def _option(value: str | tuple[str, ...]) -> str:
 
 def _literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
+
+
+def _served_as(type_text: str) -> str:
+    """Give the type as which a column is served: one of a list of words is a text to whoever does not have the list."""
+    return "VARCHAR" if type_text.startswith("ENUM(") and type_text.endswith(")") else type_text
 
 
 def _has_range(type_text: str) -> bool:
@@ -210,6 +217,7 @@ def describe(
         tags=config.tags,
         licence=config.licence,
         hidden_from=config.hidden_from,
+        bearer_ok=config.bearer_ok,
         extra={**config.extra, **masks},
     )
     for held in dataset.columns:

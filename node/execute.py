@@ -72,6 +72,10 @@ class Execute:
         self._clock = clock
         self._shapes = Shapes()
 
+    def lookups(self) -> tuple[int, int]:
+        """Give how many statements of look-ups were run, and how many fragments they answered."""
+        return self._lookups.statements, self._lookups.answers
+
     def prepare(self, decided: DecidedFragment) -> PreparedFragment:
         """Restrict the fragment. Pure; runs before the record, so that only what will be executed is recorded.
 

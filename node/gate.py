@@ -18,6 +18,7 @@ from node.decide import Decide
 from node.execute import Execute
 from node.record import Record
 from node.sources import Sources
+from node.telemetry import SeenFragment, Telemetry
 from node.values import FragmentOffer, Session
 from tidegate.core.clock import Clock, Ids
 from tidegate.core.dataset import Dataset
@@ -45,7 +46,9 @@ class Gate:
         clock: Clock,
         ids: Ids,
         log: structlog.stdlib.BoundLogger,
+        telemetry: Telemetry | None = None,
     ) -> None:
+        self._telemetry = telemetry or Telemetry(clock=clock)
         self._admit = admit
         self._decide = decide
         self._record = record
@@ -81,36 +84,43 @@ class Gate:
 
     def serve(self, offer: FragmentOffer, session: Session, line: Line) -> None:
         """Work on a fragment until its answer or its failure was said; raises nothing."""
-        try:
-            self._serve(offer, session, line)
-        except TidegateError as error:
-            self._fail(offer, session, line, error)
-        except Exception as error:  # noqa: BLE001 - a fragment must not end a thread in silence, nor show its traceback
-            error_id = self._ids.request_id()
-            self._log.exception("fragment failed", fragment=offer.id, error_id=error_id)
-            self._fail(
-                offer, session, line, error_for(Code.INTERNAL, f"an internal error, id {error_id}", detail=repr(error))
-            )
+        with self._telemetry.fragment(offer) as seen:
+            try:
+                self._serve(offer, session, line, seen)
+            except TidegateError as error:
+                self._fail(offer, session, line, error, seen)
+            except Exception as error:  # noqa: BLE001 - a fragment must not end a thread in silence, nor show its traceback
+                error_id = self._ids.request_id()
+                self._log.exception("fragment failed", fragment=offer.id, error_id=error_id, **seen.trace.ids)
+                public = f"an internal error, id {error_id}"
+                self._fail(offer, session, line, error_for(Code.INTERNAL, public, detail=type(error).__name__), seen)
 
-    def _serve(self, offer: FragmentOffer, session: Session, line: Line) -> None:
+    def _serve(self, offer: FragmentOffer, session: Session, line: Line, seen: SeenFragment) -> None:
         started_s = self._clock.monotonic_s()
         if not offer.deadline_s > 0:  # not a number is no time either
             raise error_for(Code.QUERY_DEADLINE)
         deadline_s = min(offer.deadline_s, self._deadline_s_max)
-        admitted = self._admit.admit(offer, session)
-        decided = self._decide.decide(admitted)
-        prepared = self._execute.prepare(decided)
+        with seen.step("admit"):
+            admitted = self._admit.admit(offer, session)
+        with seen.step("decide"):
+            decided = self._decide.decide(admitted)
+        with seen.step("restrict"):
+            prepared = self._execute.prepare(decided)
         if offer.cancel.is_set():
             raise error_for(Code.QUERY_CANCELLED)
-        recorded = self._record.record(decided, self._sources().datasets, prepared.ages)
+        with seen.step("record"):
+            recorded = self._record.record(decided, self._sources().datasets, prepared.ages)
         # From here on the execution is in the node's log, so a worker may see the fragment.
         left_s = deadline_s - (self._clock.monotonic_s() - started_s)
         if left_s <= 0:
             raise error_for(Code.QUERY_DEADLINE)
-        answer = self._execute.execute(prepared, recorded, left_s)
+        with seen.step("execute"):
+            answer = self._execute.execute(prepared, recorded, left_s)
         try:
-            trailer = line.say_answer(answer, self._sign)
+            with seen.step("stream"):
+                trailer = line.say_answer(answer, self._sign)
         finally:
+            seen.rows, seen.size_bytes = answer.rows, answer.size_bytes
             answer.close()
         self._log.info(
             "fragment answered",
@@ -121,10 +131,16 @@ class Gate:
             suppressed=trailer.suppressed_groups,
             entry=recorded.index,
             elapsed_s=round(trailer.elapsed_s, 3),
+            **seen.trace.ids,
         )
 
-    def _fail(self, offer: FragmentOffer, session: Session, line: Line, error: TidegateError) -> None:
-        self._log.warning("fragment not answered", fragment=offer.id, problem=str(error), detail=error.detail)
+    def _fail(
+        self, offer: FragmentOffer, session: Session, line: Line, error: TidegateError, seen: SeenFragment
+    ) -> None:
+        seen.code = error.code.value
+        self._log.warning(
+            "fragment not answered", fragment=offer.id, problem=str(error), detail=error.detail, **seen.trace.ids
+        )
         if error.info.family in _RECORDED or error.code in _ALSO_RECORDED:
             self._record.refusal(offer, session, error)
         line.say_failure(offer.id, error)

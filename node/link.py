@@ -109,6 +109,13 @@ class Link:
         if session is not None:
             session.end_gracefully(self._drain_s)
 
+    @property
+    def open_fragments(self) -> int:
+        """How many fragments are under way on this link."""
+        with self._lock:
+            session = self._session
+        return session.open_fragments if session is not None else 0
+
     def _attach_once(self) -> tuple[float, TidegateError | None]:
         """Hold one session; gives the wait before the next, and what went wrong."""
         nonce = self._ids.nonce(NONCE_BYTES)
@@ -127,7 +134,7 @@ class Link:
             return 0.0, None if self._stopping.is_set() else error
         except Exception as error:  # noqa: BLE001 - whatever a broker provoked, the node attaches again
             self._log.exception("the link failed")
-            return 0.0, error_for(Code.INTERNAL, detail=repr(error))
+            return 0.0, error_for(Code.INTERNAL, detail=type(error).__name__)
         finally:
             with self._lock:
                 self._session = None
@@ -222,6 +229,11 @@ class _Session:
             case _:
                 assert_never(heard)
         return session
+
+    @property
+    def open_fragments(self) -> int:
+        """How many fragments are under way."""
+        return len(self._running)
 
     def _submit(self, job: Callable[[], None]) -> None:
         """Run a small job off the listening thread, so that a slow disk never delays a cancel."""

@@ -74,6 +74,7 @@ class Record:
             agreements=[agreement.id for agreement in decided.agreements],
             keys=_keys(admitted),
             keys_may_go_to=decided.keys_may_go_to,
+            bound=str(grant.caller["bound"]),  # admission held it to the broker's entry
         )
         # The broker's receipt and the signed grant are kept: they are the department's proof of who made it answer.
         offer = admitted.offer
@@ -102,18 +103,20 @@ class Record:
         self._log.append(entries.admin("agreement", action=action, subject=agreement_id, content_hash=content_hash))
 
 
-def _keys(admitted: AdmittedFragment) -> list[dict[str, str | int]]:
-    """Say what this node was given of other departments' keys; the counts by source are the broker's word."""
-    return [
-        {
-            "column": f"{admitted.bound.leaf(item.granted.terms.ref).dataset}.{item.granted.terms.column}",
-            "from": source.member,
-            "source": source.fragment,
-            "count": count,
-        }
-        for item in admitted.keys
-        for source, count in zip(item.granted.terms.sources, item.granted.counts, strict=True)
-    ]
+def _keys(admitted: AdmittedFragment) -> list[dict[str, Any]]:
+    """Say what this node was given of other departments' keys, a line for each batch.
+
+    The counts are the broker's word: of the answers that the keys come from, by whose they are. A member that answered two of
+    them is named once, with the sum.
+    """
+    found: list[dict[str, Any]] = []
+    for item in admitted.keys:
+        terms, counts = item.granted.terms, dict[str, int]()
+        for source, count in zip(terms.sources, item.granted.counts, strict=True):
+            counts[source.member] = counts.get(source.member, 0) + count
+        column = f"{admitted.bound.leaf(terms.ref).dataset}.{terms.column}"
+        found.append({"column": column, "from": counts, "sources": [source.fragment for source in terms.sources]})
+    return found
 
 
 def _broker_entry(text: str) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class Snapshot:
             except TidegateError as error:
                 self._failed(error)
             except Exception as error:  # noqa: BLE001 - a refresh must not end its thread in silence; the old copy serves on
-                self._failed(error_for(Code.INTERNAL, detail=repr(error)))
+                self._failed(error_for(Code.INTERNAL, detail=type(error).__name__))
 
     def _wait_s(self) -> float:
         if self._failures:
@@ -284,6 +284,10 @@ class Snapshots:
         """Stop refreshing."""
         for item in self._held.values():
             item.close()
+
+    def ages(self) -> Mapping[str, float]:
+        """Give the age of each dataset's newest copy, in seconds."""
+        return {str(name): item.age_s(item.copy) for name, item in self._held.items()}
 
     def facts(self, name: DatasetName) -> Mapping[str, Any]:
         """Give what ``tidegate node status`` shows of a dataset; empty when it is no snapshot."""

@@ -32,6 +32,7 @@ class FragmentOffer:
         deadline_s: time left, from when the message was read.
         reductions: every one that the fragment's digest covers; keys: batches for some of them, in the grant's order.
         cancel: set by a cancel of the broker, or when its link ends.
+        traceparent: under which the node's spans go; names a trace and decides nothing.
     """
 
     id: str
@@ -46,6 +47,7 @@ class FragmentOffer:
     reductions: tuple[KeyTerms, ...] = ()
     keys: tuple[OfferedKeys, ...] = ()
     cancel: threading.Event = field(default_factory=threading.Event, compare=False)
+    traceparent: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -146,7 +146,7 @@ class GrpcLine:
                 outcome.append(error)
                 yield node_service_pb2.DeliverRequest(failure=to_detail(error))
             except Exception as error:  # noqa: BLE001 - it would vanish in gRPC's thread, and its text with it
-                outcome.append(error_for(Code.INTERNAL, detail=repr(error)))
+                outcome.append(error_for(Code.INTERNAL, detail=type(error).__name__))
                 yield node_service_pb2.DeliverRequest(failure=to_detail(error_for(Code.INTERNAL)))
 
         try:
@@ -284,6 +284,7 @@ def _offer(message: node_service_pb2.Fragment) -> FragmentOffer:
         bytes_max=message.bytes_max,
         reductions=tuple(map(_reduction, message.reductions)),
         keys=tuple(OfferedKeys(item.reduction, (item.schema, *item.messages)) for item in message.keys),
+        traceparent=message.traceparent,
     )
 
 

@@ -1,8 +1,9 @@
 """The floor: what no engine's answer may go beneath, said a second time and in another language.
 
 The rules are Rego, and the two engines do not always agree (rego-cpp 1.5.2 takes 2 for the greater of 2 and 10). So an
-answer that allows is held against the plainest reading of the question: class, agreement, clearance, declared masks. An
-answer may be stricter in everything; one that is looser is no answer. Overlays are not known here: they only tighten.
+answer that allows is held against the plainest reading of the question: class, agreement, clearance, declared masks,
+how the caller is bound. An answer may be stricter in everything; one that is looser is no answer. Overlays are not
+known here: they only tighten.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tidegate.core.agreement import ANY_MEMBER
+from tidegate.core.caller import BY_CERTIFICATE
 from tidegate.core.dataset import SENSITIVITIES
 from tidegate.core.decision import MODES, ResourceDecision
 
@@ -26,6 +28,8 @@ def beneath(question: Mapping[str, Any], asked: Mapping[str, Any], answer: Resou
     """
     if question["caller"]["kind"] not in ("service", "person"):
         return "an identity that may not query"
+    if question["caller"]["bound"] != BY_CERTIFICATE and asked["bearer_ok"] is not True:
+        return "a dataset that a bearer token may not use"
     if question["registered"] is False:
         return "a purpose or legal basis that is not registered"
     if answer.constraints.keys_may_go_to and answer.constraints.mode != "rows":

@@ -161,6 +161,7 @@ def _resource(
         "class": dataset.dataset_class.value,
         "citation": dataset.citation,
         "subject_column": dataset.subject_column,
+        "bearer_ok": dataset.bearer_ok,
         "columns": [_column(dataset, name, leaf) for name in names],
         "masks": {name: mask for name, (mask, _) in masks.items() if mask is not None},
         "predicate_deny": [name for name, (_, denied) in masks.items() if denied],

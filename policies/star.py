@@ -1,4 +1,4 @@
-"""What ``*`` stands for: the columns of a dataset that its reader may see. A hint for the binder, never a permission.
+"""What ``*`` stands for, and a list of columns shows: what of a dataset its reader may see. A hint, never a permission.
 
 Whoever writes ``SELECT *`` asks for what there is to see, not for a column that is withheld; whoever names such a column is
 refused with the reason. The policy decides on every column that the bound query reads, so a wrong hint can only refuse.
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from tidegate.core.agreement import Agreement
 from tidegate.core.caller import Caller
-from tidegate.core.dataset import SENSITIVITIES, Dataset, DatasetClass
+from tidegate.core.dataset import SENSITIVITIES, Column, Dataset, DatasetClass
 from tidegate.core.names import DatasetName
 
 
@@ -38,6 +38,19 @@ def unlisted(
         if seen and seen != every:
             found[name] = frozenset(every - seen)
     return found
+
+
+def listed(caller: Caller, dataset: Dataset, agreements: Iterable[Agreement]) -> tuple[Column, ...]:
+    """Give the columns that some query of the caller could read, for whatever purpose: what a list of columns shows.
+
+    A conditional dataset without an agreement shows what the caller is cleared for, so that there is something to ask for.
+    """
+    seen = [column for column in dataset.columns if _cleared(caller, column.sensitivity)]
+    if dataset.dataset_class is DatasetClass.CONDITIONAL:
+        own = [item for item in agreements if item.dataset == dataset.name and item.grantee == caller.member]
+        given = {name for item in own for name in item.columns}
+        seen = [column for column in seen if column.name in given] if own else seen
+    return tuple(seen)
 
 
 def _cleared(caller: Caller, sensitivity: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from broker.config import ENVIRONMENT_PREFIX, BrokerConfig
 from node.config import parse_config
 from scripts.configuration_words import BROKER, NODE
+from scripts.wire_types import ON_THE_WIRE
 from tidegate.core import limits
 from tidegate.core.errors import CODES, Exit, Family, TidegateError
 from tidegate.sql.functions import FUNCTIONS, Kind
@@ -62,6 +63,7 @@ ROOMS = {
     "NODE": "Node",
     "CAT": "Catalogue",
     "WIRE": "Wire",
+    "FLIGHT": "The second door",
     "CONFIG": "Configuration",
     "CLIENT": "Client",
     "INTERNAL": "Internal",
@@ -194,11 +196,34 @@ def sql() -> str:
         ", ".join(f"`{name}`" for name in sorted(SIMPLE_TYPES)) + ",",
         "`DECIMAL(p, s)`, and lists, arrays, structs and maps of them.",
         "",
+        *_wire_types(),
+        "",
         "## Functions",
     ]
     for kind, title in ((Kind.SCALAR, "Scalar"), (Kind.AGGREGATE, "Aggregate"), (Kind.WINDOW, "Window")):
         lines += ["", f"### {title}", "", by_kind[kind]]
     return "\n".join([*lines, ""])
+
+
+def _wire_types() -> list[str]:
+    rows = [
+        (f"`{row.duckdb}`", f"`{row.arrow}`", f"`{row.python}`", f"`{row.java}`", row.remark) for row in ON_THE_WIRE
+    ]
+    return [
+        "## Types on the wire",
+        "",
+        "Both doors, our own and Arrow Flight SQL, give the same Arrow types, and the same that one local DuckDB would give:",
+        "whether the rows come from one department or are joined from several makes no difference. The schema that Flight SQL",
+        "announces is exactly that of the rows. Python is what `to_pylist()` and DB-API give, Java what `getObject()` of the",
+        "Flight SQL JDBC driver gives.",
+        "",
+        *_table(("type", "Arrow", "Python", "Java", ""), rows),
+        "",
+        "A bare `NULL` has Arrow's type `null`. `TIMETZ`, `TIME_NS`, `BIT`, `BIGNUM`, `UNION` and lists of `ENUM` are not",
+        "admitted: Arrow has no form for them that every client reads, or loses a part of the value. Such a column is",
+        "left out of the catalogue, and the node's log says so; a cast to one is refused. A department shares such a column by",
+        "casting it in a view of its own.",
+    ]
 
 
 def configuration() -> str:
@@ -299,6 +324,7 @@ def _node_keys() -> dict[str, tuple[Any, str]]:
         "node": _Asked("node.", notes, variables),
         "policy": _Asked("policy.", notes, variables),
         "limits": _Asked("limits.", notes, variables),
+        "telemetry": _Asked("telemetry.", notes, variables),
         "dataset": [dataset],
     }
     with suppress(TidegateError):  # empty tables are no valid configuration; what was asked for is all that is wanted

@@ -31,6 +31,8 @@ from broker.app import Broker
 from broker.authority import Authority
 from broker.config import load_config, parse_config
 from broker.setup import create_exchange
+from broker.wire.flight.messages import SERVICE as FLIGHT_SERVICE
+from broker.wire.flight.service import METHODS as FLIGHT_METHODS
 from catalogue.members import MemberDirectory
 from node.answer import trailer_bytes
 from tidegate import ipc
@@ -116,12 +118,17 @@ def every_rpc() -> list[Rpc]:
     """Give every method of every service that the exchange serves; a new one is there by itself."""
     names = [item.name for item in pkgutil.iter_modules(tidegate.v1.__path__) if item.name.endswith("_service_pb2")]
     files = [importlib.import_module(f"tidegate.v1.{name}").DESCRIPTOR for name in names] + [health_pb2.DESCRIPTOR]
-    return [
+    described = [
         Rpc(f"/{service.full_name}/{method.name}", GetMessageClass(method.input_type), method.client_streaming)
         for file in files
         for service in file.services_by_name.values()
         for method in service.methods
     ]
+    flight = [
+        Rpc(f"/{FLIGHT_SERVICE}/{name}", asked, handler is grpc.stream_stream_rpc_method_handler)
+        for name, (handler, asked, _) in FLIGHT_METHODS.items()
+    ]
+    return described + flight
 
 
 def call_raw(channel: grpc.Channel, path: str, *payloads: bytes, timeout_s: float = CALL_S_MAX) -> Seen:

@@ -12,7 +12,7 @@ Importing is fast: what a call needs is loaded when it is called.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tidegate.core.errors import (
     CallerError,
@@ -55,3 +55,26 @@ def connect(context: str | None = None, *, identity: str | None = None, purpose:
     from tidegate.client.session import open_session
 
     return open_session(context, identity=identity, purpose=purpose)
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Add the magic ``%%tidegate`` to a notebook: ``%load_ext tidegate`` calls this; see ``tidegate.client.jupyter``."""
+    from tidegate.client.jupyter import load
+
+    load(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take the magic out again and close what it opened: ``%unload_ext tidegate`` calls this."""
+    from tidegate.client.jupyter import unload
+
+    unload(shell)
+
+
+def __getattr__(name: str) -> Any:
+    """Load ``tidegate.dbapi`` when it is first named."""
+    if name == "dbapi":
+        from importlib import import_module
+
+        return import_module("tidegate.dbapi")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -64,7 +64,7 @@ def read_batch(chunk: bytes, schema: pa.Schema) -> pa.RecordBatch:
 def rows(chunk: bytes) -> int:
     """Give the rows of the record batches in a chunk, as their heads say."""
     found = 0
-    for message in _messages(chunk):
+    for message in messages(chunk):
         if message.type == "record batch":
             view = memoryview(message.metadata)
             place = _offset(view, table := _header(view), _BATCH_LENGTH)
@@ -78,11 +78,12 @@ def refuse_compressed(chunk: bytes) -> None:
     Source: Arrow columnar format, Message.fbs: ``Message.header`` is a union (field 1 its type, field 2 the table);
     ``DictionaryBatch.data`` is field 1; ``RecordBatch.compression`` is field 3.
     """
-    for message in _messages(chunk):
+    for message in messages(chunk):
         _refuse(message)
 
 
-def _messages(chunk: bytes) -> Iterator[pa.Message]:
+def messages(chunk: bytes) -> Iterator[pa.Message]:
+    """Give the messages of a chunk one after the other; nothing of them is checked."""
     reader = pa.ipc.MessageReader.open_stream(pa.BufferReader(chunk))
     while True:
         try:

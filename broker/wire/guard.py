@@ -20,6 +20,7 @@ import structlog
 
 from broker.identify import Credentials, Identify
 from broker.open_calls import OpenCall, OpenCalls
+from broker.telemetry import SeenCall, Telemetry
 from broker.wire.doorstep import SILENT_MAX, Doorstep, Handler, guarded
 from tidegate.core.caller import Caller
 from tidegate.core.clock import Clock, Ids
@@ -27,6 +28,7 @@ from tidegate.core.errors import CODES, Code, Family, TidegateError, error_for
 from tidegate.core.names import IdentityKind
 from tidegate.identity import keys
 from tidegate.identity.certificates import CertificateFacts
+from tidegate.telemetry import NO_TRACE, Trace, read_traceparent, spanning
 from tidegate.wire import abort
 
 REFUSAL_RECORD_S = 60.0  # one entry per certificate and code in this time: a refused caller must not fill the log
@@ -95,8 +97,10 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         refused: Callable[[RefusedIdentity], None] | None = None,
         log: structlog.stdlib.BoundLogger | None = None,
         silent_max: int = SILENT_MAX,
+        telemetry: Telemetry | None = None,
     ) -> None:
         self._identify = identify
+        self._telemetry = telemetry or Telemetry(clock=clock)
         self._open_calls = open_calls
         self._clock = clock
         self._ids = ids
@@ -117,12 +121,16 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         """Say who is calling, held to time, deny-list and directory now, not as they were when the call began."""
         call = self._open_calls.find(context)
         if call is None:
-            shown = self._identify.read(credentials(context))
+            shown = self.read(context)
             caller = self._identify.examine(shown)
             self._check_kind(shown, "")
             return caller
         call.check()
         return self._identify.examine(call.facts)
+
+    def read(self, context: grpc.ServicerContext) -> CertificateFacts:
+        """Read what the call shows of its caller: here the connection's certificate (``broker.wire.bearer``: a token)."""
+        return self._identify.read(credentials(context))
 
     def request_id(self, context: grpc.ServicerContext) -> str:
         """Give the id of the call, which its errors carry; a fresh one for a call that no guard admitted."""
@@ -132,7 +140,12 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
     def certificate(self, context: grpc.ServicerContext) -> CertificateFacts:
         """Give what the certificate on the link says."""
         call = self._open_calls.find(context)
-        return call.facts if call is not None else self._identify.read(credentials(context))
+        return call.facts if call is not None else self.read(context)
+
+    def trace(self, context: grpc.ServicerContext) -> Trace:
+        """Give the span of a call, for the request that it brings."""
+        call = self._open_calls.find(context)
+        return call.trace if call is not None else NO_TRACE
 
     @contextmanager
     def call(self, context: grpc.ServicerContext) -> Iterator[Caller]:
@@ -184,11 +197,14 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
     @contextmanager
     def _admitted(self, context: grpc.ServicerContext, method: str) -> Iterator[OpenCall]:
         request_id = self._ids.request_id()
-        with clean_errors(context, request_id, self._log, self._ids):
-            shown, caller = self._let_in(context, method, request_id)
+        with (
+            self._telemetry.call(method, lambda: read_traceparent(context.invocation_metadata())) as seen,
+            clean_errors(context, request_id, self._log, self._ids, seen),
+        ):
+            shown, caller = self._identified(context, method, request_id, seen.trace)
             with (
                 self._counted(shown, method),
-                self._open_calls.enter(OpenCall(context, shown, caller, method, request_id)) as call,
+                self._open_calls.enter(OpenCall(context, shown, caller, method, request_id, seen.trace)) as call,
             ):
                 try:
                     yield call
@@ -198,10 +214,23 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
                     raise
                 call.check()
 
+    def _identified(
+        self, context: grpc.ServicerContext, method: str, request_id: str, trace: Trace
+    ) -> tuple[CertificateFacts, Caller]:
+        """Room 1: say who calls, and time it."""
+        if not self._telemetry.is_on:
+            return self._let_in(context, method, request_id)
+        begun_s = self._clock.monotonic_s()
+        try:
+            with spanning(trace, "identify"):
+                return self._let_in(context, method, request_id)
+        finally:
+            self._telemetry.left("identify", self._clock.monotonic_s() - begun_s)
+
     def _let_in(self, context: grpc.ServicerContext, method: str, request_id: str) -> tuple[CertificateFacts, Caller]:
         shown: CertificateFacts | None = None
         try:
-            shown = self._identify.read(credentials(context))
+            shown = self.read(context)
             caller = self._identify.examine(shown)
             self._check_kind(shown, method)
         except TidegateError as error:
@@ -252,7 +281,7 @@ class Guard(grpc.ServerInterceptor):  # type: ignore[type-arg]
         try:
             self._refused(RefusedIdentity(caller, shown.serial_hex, error, method, request_id))
         except Exception as failure:  # noqa: BLE001 - the refusal stands, recorded or not; nothing is given away by it
-            self._log.error("a refused identity could not be recorded", member=caller.member, error=repr(failure))
+            self._log.error("a refused identity could not be recorded", member=caller.member, error=_kind(failure))
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,26 +325,43 @@ def credentials(context: grpc.ServicerContext) -> Credentials:
 
 @contextmanager
 def clean_errors(
-    context: grpc.ServicerContext, request_id: str, log: structlog.stdlib.BoundLogger, ids: Ids
+    context: grpc.ServicerContext,
+    request_id: str,
+    log: structlog.stdlib.BoundLogger,
+    ids: Ids,
+    seen: SeenCall | None = None,
 ) -> Iterator[None]:
-    """Turn whatever the body raises into a clean status; what ``abort`` raises passes."""
+    """Turn whatever the body raises into a clean status; what ``abort`` raises passes. ``seen`` is told the code."""
+    seen = seen or SeenCall()
     try:
         yield
+    except GeneratorExit:
+        seen.code = Code.QUERY_CANCELLED.value  # the caller went away in the middle of a stream
+        raise
     except TidegateError as error:
+        seen.code = error.code.value
         error.request_id = error.request_id or request_id
         if CODES[error.code].family in (Family.INTERNAL, Family.INTEGRITY) or error.detail:
-            log.warning("call failed", request_id=error.request_id, code=error.code.value, detail=error.detail)
+            log.warning(
+                "call failed", request_id=error.request_id, code=seen.code, detail=error.detail, **seen.trace.ids
+            )
         abort(context, error)
     except grpc.RpcError:
+        seen.code = Code.QUERY_CANCELLED.value
         raise  # gRPC's own: the call is over
     except Exception as error:
         said: Any = getattr(context, "code", lambda: None)()
         if type(error) is Exception and not error.args and said not in (None, grpc.StatusCode.OK):
             raise  # somebody below said `context.abort`, which raises exactly this
-        error_id = ids.nonce(8).hex()
-        log.exception("internal error", error_id=error_id, request_id=request_id)
+        error_id, seen.code = ids.nonce(8).hex(), Code.INTERNAL.value
+        log.exception("internal error", error_id=error_id, request_id=request_id, **seen.trace.ids)
         public = error_for(Code.INTERNAL, f"an internal error, id {error_id}", request_id=request_id)
         abort(context, public)
+
+
+def _kind(failure: Exception) -> str:
+    """Name a failure for the log: ours by its code, others by their class; a text might name a person."""
+    return failure.code.value if isinstance(failure, TidegateError) else type(failure).__name__
 
 
 def _signed(shown: CertificateFacts, data: bytes, signature: bytes) -> bool:

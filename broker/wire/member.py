@@ -16,6 +16,7 @@ import grpc
 
 from audit import entries
 from broker.enrolment import Enrolment, Record, opaque_subject
+from broker.tokens import LIFETIME_S_MAX, IssuedToken, Tokens
 from catalogue.members import MemberDirectory
 from tidegate.core.caller import Caller
 from tidegate.core.canonical import sha256_hex
@@ -70,6 +71,7 @@ class MemberServicer(member_service_pb2_grpc.MemberServiceServicer):
 
     Args:
         attached: whether one of the member's nodes is attached now.
+        tokens: None where the exchange has no bearer listener; bearer_address: of that listener, as callers reach it.
     """
 
     def __init__(
@@ -80,12 +82,16 @@ class MemberServicer(member_service_pb2_grpc.MemberServiceServicer):
         members: MemberDirectory,
         record: Record,
         attached: Callable[[str], bool],
+        tokens: Tokens | None = None,
+        bearer_address: str = "",
     ) -> None:
         self._guard = guard
         self._enrolment = enrolment
         self._members = members
         self._record = record
         self._attached = attached
+        self._tokens = tokens
+        self._bearer_address = bearer_address
         self._replies = Replies()
 
     def AddMember(
@@ -204,6 +210,35 @@ class MemberServicer(member_service_pb2_grpc.MemberServiceServicer):
             not_after=timestamp(self._guard.certificate(context).not_after),
             version=_version(),
             exchange_json=self._enrolment.exchange.to_text(),
+        )
+
+    def IssueToken(
+        self, request: member_service_pb2.IssueTokenRequest, context: grpc.ServicerContext
+    ) -> member_service_pb2.IssueTokenResponse:
+        """Give the person of the certificate a bearer token; it is in the response and nowhere else."""
+        caller = self._guard.caller(context)
+        if self._tokens is None:
+            raise error_for(
+                Code.WIRE_UNSUPPORTED, "this exchange has no listener for bearer tokens; use `tidegate proxy`"
+            )
+        lifetime_s = request.lifetime_s or LIFETIME_S_MAX
+
+        def record(issued: IssuedToken) -> None:
+            self._record(
+                entries.admin(
+                    "certificate",
+                    action="bearer_token",
+                    subject=caller.person,
+                    actor=caller,
+                    request_id=self._guard.request_id(context),
+                    content_hash=issued.shown.fingerprint,
+                    details={"lifetime_s": lifetime_s},
+                )
+            )
+
+        issued = self._tokens.issue(self._guard.certificate(context), lifetime_s, record)
+        return member_service_pb2.IssueTokenResponse(
+            token=issued.text, expires_at=timestamp(issued.expires_at), address=self._bearer_address
         )
 
     def _operator(self, context: grpc.ServicerContext) -> Caller:

@@ -145,7 +145,7 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
             self._log.warning("node sent something unexpected", node=str(attachment.identity), code=error.code.value)
         except Exception as error:  # noqa: BLE001 - a hostile node must not take the thread's traceback anywhere
             broken.append(error_for(Code.INTERNAL))
-            self._log.error("attach listener failed", node=str(attachment.identity), error=repr(error))
+            self._log.error("attach listener failed", node=str(attachment.identity), error=type(error).__name__)
         finally:
             attachment.leave()
 
@@ -154,10 +154,8 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
             case "answer":
                 pending = attachment.pending(message.answer.fragment_id)
                 if pending is not None:
-                    pending.put(message.answer.schema, wait=False)
-                    for chunk in message.answer.messages:
-                        pending.put(chunk, wait=False)
-                    pending.finish(_trailer(message.answer.trailer))
+                    chunks = (message.answer.schema, *message.answer.messages)
+                    pending.take(chunks, _trailer(message.answer.trailer))
             case "failure":
                 pending = attachment.pending(message.failure.fragment_id)
                 if pending is not None:
@@ -208,16 +206,16 @@ class NodeServicer(node_service_pb2_grpc.NodeServiceServicer):
 def _delivered(
     schema: bytes, messages: Iterator[node_service_pb2.DeliverRequest | bytes], pending: PendingFragment, member: str
 ) -> node_service_pb2.DeliverResponse:
-    pending.put(schema, wait=True)
+    pending.put(schema)
     for message in messages:
         if pending.is_closed:
             break
         if isinstance(message, bytes):
-            pending.put(message, wait=True)
+            pending.put(message)
             continue
         match message.WhichOneof("kind"):
             case "message":
-                pending.put(message.message, wait=True)
+                pending.put(message.message)
             case "trailer":
                 pending.finish(_trailer(message.trailer))
                 return node_service_pb2.DeliverResponse(accepted=True)
@@ -332,6 +330,7 @@ def _down(order: Order) -> node_service_pb2.AttachDown:
                     bytes_max=order.bytes_max,
                     reductions=map(_reduction, order.reductions),
                     keys=map(_key_batch, order.keys),
+                    traceparent=order.traceparent,
                 )
             )
         case CancelOrder():

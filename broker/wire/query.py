@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from broker.admission import Admission
-from broker.analysis import Analysis, Stopwatch, cost
+from broker.analysis import Analysis, cost
 from broker.deliver import Answer, report_json
 from broker.disclosure import disclosure
 from broker.pipeline import Pipeline
-from broker.replay import UsedIds
 from broker.values import ClosedRecord, RecordedPlan, Request
+from broker.wire.asking import PARAMETERS_BYTES_MAX, Asked, Asking
 from tidegate import chunk_wire
 from tidegate.core.caller import Caller
 from tidegate.core.canonical import parse_json
-from tidegate.core.clock import Clock, Ids, timestamp
 from tidegate.core.errors import Code, error_for
-from tidegate.core.limits import (
-    PROTOCOL_VERSION,
-    QUERY_DEADLINE_S,
-    QUERY_DEADLINE_S_MAX,
-    SQL_PARAMETERS_MAX,
-)
+from tidegate.core.limits import FEATURE_WHOLE, PROTOCOL_VERSION, SMALL_ANSWER_BYTES_MAX, SQL_PARAMETERS_MAX
 from tidegate.core.values import Value, decode
 from tidegate.sql.barriers import Barrier
 from tidegate.sql.explain import explain as explain_plan
@@ -37,23 +30,15 @@ from tidegate.v1 import common_pb2, query_service_pb2, query_service_pb2_grpc
 if TYPE_CHECKING:
     from broker.wire.guard import Guard
 
-PARAMETERS_BYTES_MAX = 1 << 20
-DEADLINE_GRACE_S = 1.0  # after a request's deadline, for the rooms to say so themselves
-_REQUEST_ID = re.compile(r"[0-9a-f]{32}\Z")
-
 
 class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
     """The service. Trust: every field is the caller's."""
 
-    def __init__(
-        self, *, guard: Guard, pipeline: Pipeline, admission: Admission, used: UsedIds, clock: Clock, ids: Ids
-    ) -> None:
+    def __init__(self, *, guard: Guard, pipeline: Pipeline, admission: Admission, asking: Asking) -> None:
         self._guard = guard
         self._pipeline = pipeline
         self._admission = admission
-        self._used = used
-        self._clock = clock
-        self._ids = ids
+        self._asking = asking
 
     def Execute(  # type: ignore[override]  # chunks leave as bytes, see add_query_service
         self, request: query_service_pb2.ExecuteRequest, context: grpc.ServicerContext
@@ -65,7 +50,7 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
             asked = self._request(caller, request, context, deadline_s=request.deadline_s, key=request.request_id)
             recorded = self._pipeline.prepare(asked)
             answer = self._pipeline.run(recorded)
-            yield from _responses(recorded, answer)
+            yield from _responses(recorded, answer, whole=FEATURE_WHOLE in request.version.features)
 
     def Explain(
         self, request: query_service_pb2.ExplainRequest, context: grpc.ServicerContext
@@ -76,7 +61,7 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
             if not request.analyze:
                 recorded, barriers = self._pipeline.explain(asked)
                 return _explained(recorded, barriers, None)
-            recorded, barriers, analysis = self._pipeline.analyze(asked, Stopwatch(self._clock))
+            recorded, barriers, analysis = self._pipeline.analyze(asked, self._pipeline.watch(asked))
             return _explained(recorded, barriers, analysis)
 
     def _request(
@@ -88,45 +73,16 @@ class QueryServicer(query_service_pb2_grpc.QueryServiceServicer):
         deadline_s: float,
         key: str,
     ) -> Request:
-        cancel = threading.Event()
-        if not context.add_callback(cancel.set):
-            cancel.set()  # the call is over already, and nobody will call back
-        self._guard.on_end(context, cancel.set)  # revoked, expired, or a role lost: the departments are told to stop
-        parameters, deadline = (
-            _parameters(message.parameters_json),
-            self._clock.monotonic_s() + _deadline(deadline_s, context),
-        )
-        self._guard.until(context, deadline + DEADLINE_GRACE_S)
-        return Request(
-            id=self._id(key),
-            caller=caller,
+        asked = Asked(
             sql=message.sql,
             purpose=message.purpose,
             legal_basis=message.legal_basis,
-            parameters=parameters,
-            door="grpc",
-            deadline=deadline,
-            started=self._clock.monotonic_s(),
-            received_at=timestamp(self._clock.now()),
+            parameters=_parameters(message.parameters_json),
+            deadline_s=deadline_s,
+            key=key,
             explain=isinstance(message, query_service_pb2.ExplainRequest),
-            cancel=cancel,
         )
-
-    def _id(self, key: str) -> str:
-        """Take the caller's idempotency key as the request's id, once.
-
-        An id that was made here is used up too: its caller learns it from the first message, and must not bring it again
-        while its fragments are under way under names made from it.
-        """
-        if not key:
-            key = self._ids.request_id()
-            self._used.take(key)
-            return key
-        if not _REQUEST_ID.match(key):
-            raise error_for(Code.WIRE_INVALID, "request id: expected 32 lower-case hexadecimal digits")
-        if not self._used.take(key):
-            raise error_for(Code.CAT_CONFLICT, "request id: was used before; its answer is not sent twice")
-        return key
+        return self._asking.request(caller, asked, context, door="grpc")
 
 
 def _serialized(item: query_service_pb2.ExecuteResponse | bytes) -> bytes:
@@ -148,15 +104,6 @@ def add_query_service(servicer: QueryServicer, server: grpc.Server) -> None:
         ),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("tidegate.v1.QueryService", handlers),))
-
-
-def _deadline(asked_s: float, context: grpc.ServicerContext) -> float:
-    """Give the seconds that the request has: what it asked for, at most the limit, at most what the call has left."""
-    seconds = asked_s if asked_s > 0 else QUERY_DEADLINE_S
-    left = context.time_remaining()
-    if left is not None:
-        seconds = min(seconds, left)
-    return min(seconds, QUERY_DEADLINE_S_MAX)
 
 
 def _parameters(text: str) -> Sequence[Value] | Mapping[str, Value]:
@@ -189,30 +136,49 @@ def _explained(
     )
 
 
-def _responses(recorded: RecordedPlan, answer: Answer) -> Iterator[query_service_pb2.ExecuteResponse | bytes]:
+def _responses(
+    recorded: RecordedPlan, answer: Answer, *, whole: bool
+) -> Iterator[query_service_pb2.ExecuteResponse | bytes]:
     chunks = answer.chunks()
     schema = next(chunks)
-    yield query_service_pb2.ExecuteResponse(
-        started=query_service_pb2.Started(
-            request_id=recorded.request.id,
-            receipt=_receipt(recorded.decision),
-            schema=schema,
-            disclosure_json=json.dumps(disclosure(recorded)),
-        )
+    started = query_service_pb2.Started(
+        request_id=recorded.request.id,
+        receipt=_receipt(recorded.decision),
+        schema=schema,
+        disclosure_json=json.dumps(disclosure(recorded)),
     )
-    for chunk in chunks:
+    small, is_all = _small(chunks) if whole and answer.is_whole else ([], False)
+    if is_all:
+        said = query_service_pb2.Whole(started=started, batches=small, finished=_finished(recorded, answer))
+        yield query_service_pb2.ExecuteResponse(whole=said)
+        return
+    yield query_service_pb2.ExecuteResponse(started=started)
+    for chunk in chain(small, chunks):
         yield chunk_wire.execute_response(chunk)
+    yield query_service_pb2.ExecuteResponse(finished=_finished(recorded, answer))
+
+
+def _small(chunks: Iterator[bytes]) -> tuple[list[bytes], bool]:
+    """Read chunks up to what one message may hold of a small answer; says whether that was all of it."""
+    found, size = [], 0
+    for chunk in chunks:
+        found.append(chunk)
+        size += len(chunk)
+        if size > SMALL_ANSWER_BYTES_MAX:
+            return found, False
+    return found, True
+
+
+def _finished(recorded: RecordedPlan, answer: Answer) -> query_service_pb2.Finished:
     closing, record = answer.closing, answer.record
     if closing is None or record is None:
         raise error_for(Code.INTERNAL, detail="an answer ended without closing its record")
-    yield query_service_pb2.ExecuteResponse(
-        finished=query_service_pb2.Finished(
-            rows=closing.rows,
-            bytes=closing.bytes,
-            # Never told: how many small groups there were is an answer about the persons in them (engine.floors).
-            result_digest=closing.result_digest,
-            receipt=_receipt(record),
-            report_json=json.dumps(report_json(closing, recorded.counted)),
-            digest_nonce=record.salt.hex(),
-        )
+    return query_service_pb2.Finished(
+        rows=closing.rows,
+        bytes=closing.bytes,
+        # Never told: how many small groups there were is an answer about the persons in them (engine.floors).
+        result_digest=closing.result_digest,
+        receipt=_receipt(record),
+        report_json=json.dumps(report_json(closing, recorded.counted)),
+        digest_nonce=record.salt.hex(),
     )

@@ -313,6 +313,7 @@ def _generated(chance: random.Random) -> dict[str, Any]:
                 subject_column=chance.choice(("", "tailnum")),
                 citation="an act",
                 predicate_deny=["origin"] if chance.random() < 0.2 else [],
+                bearer_ok=chance.random() < 0.7,
                 **{"class": kind},
             )
         )
@@ -333,7 +334,11 @@ def _generated(chance: random.Random) -> dict[str, Any]:
         )
         for number in range(chance.randint(0, 6))
     ]
-    who = {"clearance": chance.choice(levels[1:]), "tier": chance.choice(("government", "government", "external"))}
+    who = {
+        "clearance": chance.choice(levels[1:]),
+        "tier": chance.choice(("government", "government", "external")),
+        "bound": chance.choice(("certificate", "certificate", "certificate", "bearer")),
+    }
     return question(
         caller=who,
         request={"purpose": chance.choice((PURPOSE, "research.statistics"))},

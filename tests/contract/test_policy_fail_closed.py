@@ -275,6 +275,7 @@ def test_stale_revision_is_refused(revision: Any) -> None:
         (question(resources=[resource(**{"class": "closed", "citation": "an act"})]), "closed"),
         (question(caller={"kind": "broker"}), "identity"),
         (question(registered=False), "purpose"),
+        (question(caller={"bound": "bearer"}), "bearer"),
     ],
 )
 def test_answer_looser_than_the_question_justifies_is_refused(asked: dict[str, Any], what: str) -> None:
@@ -289,6 +290,9 @@ def test_answer_looser_than_the_question_justifies_is_refused(asked: dict[str, A
         {"extra": 1},
         {"request": {"time": "now"}},
         {"resources": [resource(), resource()]},
+        {"resources": [resource(bearer_ok="true")]},
+        {"caller": {"bound": "cookie"}},
+        {"caller": {"bound": None}},
     ],
     ids=str,
 )

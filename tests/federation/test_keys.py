@@ -164,10 +164,11 @@ def test_keys_that_may_travel_make_the_answer_smaller_and_are_recorded(exchange:
     assert trips["rows"] == CASES * TRIPS // PERSONS
     assert trips["keys_received"] == [{"from": "health", "column": "rail.trips.person_id", "count": CASES}]
     assert "rail.trips: person_id: only keys that were received" in trips["rules"]
-    line = {"column": "rail.trips.person_id", "from": "health", "source": cases["fragment"], "count": CASES}
-    assert result.outcome.entry["keys"] == [{**line, "fragment": trips["fragment"], "to": "rail"}]
+    said = {"from": {"health": CASES}, "sources": [cases["fragment"]]}
+    to = {"fragment": trips["fragment"], "member": "rail", "column": "rail.trips.person_id"}
+    assert result.outcome.entry["keys"] == [{**said, "to": [to]}]
     given = node_entry(exchange, "rail", trips["node_entry"])
-    assert given["keys"] == [line]
+    assert given["keys"] == [{**said, "column": "rail.trips.person_id"}]
     assert given["request_id"] == result.request_id
     assert node_entry(exchange, "health", cases["node_entry"])["keys_may_go_to"] == ["rail"]
 
@@ -187,7 +188,7 @@ def test_no_keys_at_all_are_keys_too(exchange: LocalExchange, data: Path) -> Non
     trips = part(result, "rail")
     assert trips["rows"] == 0
     assert trips["keys_received"] == [{"from": "health", "column": "rail.trips.person_id", "count": 0}]
-    assert node_entry(exchange, "rail", trips["node_entry"])["keys"][0]["count"] == 0
+    assert node_entry(exchange, "rail", trips["node_entry"])["keys"][0]["from"] == {"health": 0}
 
 
 def test_a_chain_of_three_departments(exchange: LocalExchange, data: Path) -> None:

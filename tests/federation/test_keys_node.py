@@ -127,7 +127,7 @@ def test_only_rows_whose_key_was_given_leave(world: World) -> None:
     assert sorted(row["c0"] for row in reply.rows) == [3, 5]
     assert "aviation.flights: id: only keys that were received" in reply.trailer.rules
     entry = json.loads(world.node.audit.entry(reply.trailer.entry_index))
-    assert entry["keys"] == [{"column": "aviation.flights.id", "from": "health", "source": "f0", "count": 3}]
+    assert entry["keys"] == [{"column": "aviation.flights.id", "from": {"health": 3}, "sources": ["f0"]}]
 
 
 def test_no_keys_leave_no_row_and_none_sent_leave_every_row(world: World) -> None:

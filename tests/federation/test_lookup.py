@@ -14,13 +14,16 @@ import pytest
 from benchmarks.lookup import BATCH, benchmark, count_when_written
 from benchmarks.registers import ASKING, DATASET, LOOK_UP, OWNER, PURPOSES, grant, keeper_of, open_register
 from examples.local import LocalExchange
+from tidegate.channel import open_channel
 from tidegate.client.session import Session
 from tidegate.core.canonical import canonical
 from tidegate.core.clock import SystemClock, SystemIds, timestamp
 from tidegate.core.errors import Code, TidegateError
-from tidegate.core.values import Value
+from tidegate.core.limits import FEATURE_WHOLE, PROTOCOL_VERSION
+from tidegate.core.values import Value, encode
 from tidegate.identity.documents import sign_document
 from tidegate.tlog.verify import verify_log
+from tidegate.v1 import common_pb2, query_service_pb2, query_service_pb2_grpc
 
 pytestmark = pytest.mark.xdist_group("federation-lookup")
 ROWS = 5_000
@@ -143,3 +146,16 @@ def test_the_benchmark_runs_and_counts_the_log(tmp_path: Path) -> None:
     assert found["log"]["decision"] >= found["answered"]
     assert found["log"]["open"] == 0
     assert {"ratio_echo", "lookups_per_s", "p99_ms", "batch_keys_per_s", "without_coalescing"} <= set(found)
+
+
+def test_a_caller_that_does_not_know_whole_answers_is_given_its_parts(exchange: LocalExchange) -> None:
+    session = exchange.session(ASKING[0], "app")
+    with open_channel(session.identity.exchange.callers, session.identity) as channel:
+        ask = query_service_pb2_grpc.QueryServiceStub(channel).Execute
+        parameters = json.dumps([encode(7)])
+        for features, kinds in ((), ["started", "batch", "finished"]), ((FEATURE_WHOLE,), ["whole"]):
+            version = common_pb2.Version(protocol=PROTOCOL_VERSION, features=features)
+            request = query_service_pb2.ExecuteRequest(
+                sql=LOOK_UP, purpose=PURPOSES[0], parameters_json=parameters, version=version
+            )
+            assert [item.WhichOneof("kind") for item in ask(request, timeout=30)] == kinds

@@ -15,7 +15,7 @@ from tests.fakes.differential_generator import Generated
 from tests.fakes.differential_generator_checks import MEMBERS, Policy, check
 from tests.mutants.test_mutants_sql import dies
 from tests.unit.sql import test_topn
-from tidegate.sql import carve, joins, partial, pushdown, reduce, shards, states, topn, units
+from tidegate.sql import carve, joins, partial, pushdown, reduce, settle, shards, states, topn, units
 from tidegate.sql.lineage import sources
 from tidegate.sql.nodes import AggregateCall
 
@@ -88,6 +88,25 @@ def test_null_safe_join_at_a_node_taken_for_an_equality_fails(monkeypatch: pytes
 def test_type_lost_on_the_way_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     sql = "SELECT s.t // 2, typeof(s.t) FROM (SELECT k, sum(n) AS t FROM air.q GROUP BY k) s JOIN sea.q b ON b.k = s.k"
     dies(alike(sql), monkeypatch, carve, "casts_of_query", lambda query, *_: [""] * len(query.expressions))
+
+
+# -- conditions of outer joins ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT a.u, b.u FROM sea.q a FULL JOIN air.p b ON a.j = b.j AND b.n > 9",
+        "SELECT a.u, b.u FROM sea.q a RIGHT JOIN air.p b ON a.j = b.j AND b.n > 9",
+    ],
+)
+def test_condition_settled_in_a_side_that_is_kept_fails(sql: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dies(alike(sql), monkeypatch, settle, "_optional", lambda join: bool(join.side))
+
+
+def test_condition_lost_on_its_way_into_a_part_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    sql = "SELECT a.u, b.u FROM sea.q a LEFT JOIN city.two b ON a.j = b.j AND b.s = 'JFK' AND b.n > 3"
+    dies(alike(sql), monkeypatch, settle, "add_conditions", lambda *_: None)
 
 
 # -- reduction ------------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ EXPECTED = {
     "docs/GLOSSARY.md",
     "docs/ERRORS.md",
     "docs/OPERATIONS.md",
-    *(f"docs/guides/{role}.md" for role in ("department", "analyst", "steward", "auditor")),
+    *(f"docs/guides/{role}.md" for role in ("department", "analyst", "steward", "auditor", "connect")),
 }
 
 

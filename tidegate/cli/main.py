@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tidegate.cli import access, audit, catalogue, contexts, doctor, joining, members, query
+from tidegate.cli import access, audit, catalogue, connection, contexts, doctor, joining, members, proxy, query
 from tidegate.cli.output import say
 from tidegate.core.errors import Exit
 
@@ -59,6 +59,9 @@ app.command("query")(query.query)
 app.add_typer(access.app, name="access")
 app.add_typer(audit.app, name="audit")
 app.add_typer(audit.receipts, name="receipt")
+app.command("connection-options")(connection.connection_options)
+app.command("proxy")(proxy.proxy)
+app.command("token")(proxy.token)
 app.command("doctor")(doctor.doctor)
 
 

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tidegate import ipc
 from tidegate.client.evidence import DECISION, OUTCOME, AnswerFile, save_digest
+from tidegate.client.extras import load
 from tidegate.client.facts import FinishedFacts
+from tidegate.client.preview import error_page, page
 from tidegate.client.receipts import Prove, Receipt
 from tidegate.client.wire import Stream
-from tidegate.core.errors import Code, error_for
+from tidegate.core.errors import Code, TidegateError, error_for
 
 if TYPE_CHECKING:
     import pandas
     import polars
     import pyarrow as pa
-
-PREVIEW_ROWS = 20
 
 
 class Result:
@@ -100,15 +99,28 @@ class Result:
         return self._table
 
     def to_pandas(self) -> pandas.DataFrame:
-        """Read everything into a pandas DataFrame (``pip install tidegate[pandas]``)."""
+        """Read everything into a pandas DataFrame (``pip install 'tidegate[pandas]'``).
+
+        Types are pandas' own, as ``pyarrow.Table.to_pandas`` makes them: integers with NULL become floats.
+        ``pandas.DataFrame.from_arrow(result)`` of pandas 3 makes the same.
+        """
+        load("pandas", "pandas")
         return self.to_arrow().to_pandas()
 
     def to_polars(self) -> polars.DataFrame:
-        """Read everything into a polars DataFrame (``pip install tidegate[polars]``)."""
-        import polars
-
-        frame: polars.DataFrame = polars.from_arrow(self.to_arrow())
+        """Read everything into a polars DataFrame (``pip install 'tidegate[polars]'``)."""
+        frame: polars.DataFrame = load("polars", "polars").from_arrow(self.to_arrow())
         return frame
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """Hand the answer to any library that takes Arrow's C stream: polars, DuckDB, pandas, ibis ...
+
+        Reads everything first: an answer that is cut short, or whose digest does not fit, is an error here, before anybody sees
+        a row of it; and it may be taken as often as a library likes. For an answer that does not fit into memory give the
+        library ``reader()``, which streams.
+        """
+        stream: object = self.to_arrow().__arrow_c_stream__(requested_schema)
+        return stream
 
     def verify(self) -> None:
         """Check both receipts, and that the bytes received are those whose commitment the log holds.
@@ -165,13 +177,21 @@ class Result:
                 ]
         return lines
 
-    def _repr_html_(self) -> str:
-        table = self.to_arrow()
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in table.schema.names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row) + "</tr>"
-            for row in zip(*(column.to_pylist() for column in table.slice(0, PREVIEW_ROWS).columns), strict=True)
+    def __repr__(self) -> str:
+        read = (
+            f"{self._table.num_rows} rows, {self._table.num_columns} columns"
+            if self._table is not None
+            else "not read yet"
         )
-        banner = "".join(f"<p><em>{html.escape(line)}</em></p>" for line in self.banner())
-        more = f"<p>{table.num_rows} rows</p>"
-        return f"{banner}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{more}"
+        return "\n".join(
+            [f"<answer to request {self.request_id}: {read}>", *(f"  note: {line}" for line in self.banner())]
+        )
+
+    def _repr_html_(self) -> str:
+        """Show the answer in a notebook: what was filtered, masked or held back, and the first rows; reads it to its end."""
+        try:
+            table = self.to_arrow()
+            receipts = (self._stream.started.receipt.index, self.finished.receipt.index)
+        except TidegateError as error:
+            return error_page(error)
+        return page(table, self.banner(), request_id=self.request_id, receipts=receipts)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tidegate.channel import open_channel
 from tidegate.client.catalogue import CatalogueClient
 from tidegate.client.contexts import Context, Contexts, with_environment
 from tidegate.client.explained import Explained, explained
+from tidegate.client.expressions import IbisTables, statement
 from tidegate.client.facts import ExplainedFacts
 from tidegate.client.receipts import VerifiedReceipt, verify_note
 from tidegate.client.result import Result
@@ -20,6 +21,9 @@ from tidegate.core.limits import QUERY_DEADLINE_S
 from tidegate.core.values import Value
 from tidegate.identity.folder import IdentityFolder, LocalIdentity
 from tidegate.identity.joining import renew_if_due
+
+if TYPE_CHECKING:
+    from ibis.expr.types import Expr
 
 
 class Session:
@@ -33,6 +37,11 @@ class Session:
         self.purpose = purpose
         self.legal_basis = legal_basis
         self.catalogue = CatalogueClient(transport)
+
+    @property
+    def ibis(self) -> IbisTables:
+        """Tables for ibis expressions: ``exchange.query(exchange.ibis.table("health.visits").count())``."""
+        return IbisTables(self.catalogue)
 
     def __enter__(self) -> Session:
         return self
@@ -48,24 +57,27 @@ class Session:
 
     def query(
         self,
-        sql: str,
+        query: str | Expr,
         *,
         purpose: str | None = None,
         legal_basis: str | None = None,
-        params: Sequence[Value] | Mapping[str, Value] | None = None,
+        params: Sequence[Value] | Mapping[Any, Value] | None = None,
         deadline_s: float = QUERY_DEADLINE_S,
         keep: Path | None = None,
     ) -> Result:
         """Ask the exchange.
 
         Args:
-            params: values for ``?`` and ``$1`` (a sequence) or ``$name`` (a mapping).
+            query: SQL, or an unbound ibis expression (``session.ibis.table``), which is compiled here and sent as SQL.
+            params: values for ``?`` and ``$1`` (a sequence) or ``$name`` (a mapping); of an expression, a mapping from
+                ``ibis.param`` to its value.
             keep: folder to keep the answer's very bytes in; ``result.save()`` then puts the verified receipts beside them.
 
         Raises:
             Refused: with reasons; the refusal is recorded and carries its receipt.
             CallerError, Overloaded, PeerError: see docs/ERRORS.md.
         """
+        sql, params = statement(query, params)
         if explained(sql) is not None:
             raise error_for(Code.CLIENT_INPUT, "EXPLAIN: ask for the plan with explain(), which runs nothing")
         stream = self.transport.execute(
@@ -79,22 +91,23 @@ class Session:
 
     def explain(
         self,
-        sql: str,
+        query: str | Expr,
         *,
         purpose: str | None = None,
         legal_basis: str | None = None,
-        params: Sequence[Value] | Mapping[str, Value] | None = None,
+        params: Sequence[Value] | Mapping[Any, Value] | None = None,
         analyze: bool = False,
         deadline_s: float = QUERY_DEADLINE_S,
     ) -> ExplainedFacts:
         """Ask for the plan: who would be asked what, what would be filtered or masked. Runs nothing; is recorded.
 
-        The statement may begin with EXPLAIN or EXPLAIN ANALYZE, or be the query alone.
+        The statement may begin with EXPLAIN or EXPLAIN ANALYZE, or be the query alone; or it is an ibis expression.
 
         Args:
             analyze: run the query, decided, recorded and limited as any; its rows are thrown away at the broker, and what
                 it cost is in the plan: rows and bytes where they may be told, and times.
         """
+        sql, params = statement(query, params)
         asked = explained(sql) or Explained(sql, analyze=False)
         return self.transport.explain(
             asked.sql,

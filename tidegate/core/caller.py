@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from tidegate.core.names import SpiffeId
 
+BY_CERTIFICATE = "certificate"
+BY_BEARER = "bearer"
+
 
 @dataclass(frozen=True, slots=True)
 class Caller:
@@ -17,6 +20,8 @@ class Caller:
         clearance: highest sensitivity that may be shown to it: ``public`` < ``internal`` < ``restricted`` < ``secret``.
         tier: of its member: ``government``, ``external``.
         fingerprint: lower-case hex SHA-256 of the certificate's DER form.
+        bound: how the caller is bound to its connection: ``certificate``, or ``bearer`` for one that showed a token, which
+            whoever holds it may show; the fingerprint is then of the token's own name, not of a certificate.
         person: opaque id of a person, scoped to its member; empty for services. Entries hold this, never a name.
     """
 
@@ -26,6 +31,7 @@ class Caller:
     tier: str
     fingerprint: str
     person: str = ""
+    bound: str = BY_CERTIFICATE
 
     @property
     def member(self) -> str:
@@ -41,4 +47,5 @@ class Caller:
             "roles": sorted(self.roles),
             "clearance": self.clearance,
             "tier": self.tier,
+            "bound": self.bound,
         }

@@ -59,6 +59,8 @@ def _is_plain(value: object) -> bool:
         return False
     if isinstance(value, list | tuple):
         plain = kind is list or kind is tuple
+        if len(value) > 1 and set(map(type, value)) == {str}:
+            return plain  # a column of texts, which are not looked at one by one
         for item in value:
             plain = _is_plain(item) and plain
         return plain

@@ -49,6 +49,7 @@ class Code(Enum):
     ID_RENEWAL = "TG-ID-008"
     ID_MEMBER_UNKNOWN = "TG-ID-009"
     ID_TLS_VERSION = "TG-ID-010"
+    ID_BEARER = "TG-ID-011"
     # admission and planning
     PLAN_SYNTAX = "TG-PLAN-001"
     PLAN_NOT_ALLOWED = "TG-PLAN-002"
@@ -104,6 +105,7 @@ class Code(Enum):
     CLIENT_UNREACHABLE = "TG-CLIENT-001"
     CLIENT_NO_CONTEXT = "TG-CLIENT-002"
     CLIENT_INPUT = "TG-CLIENT-003"
+    CLIENT_PROXY_SECRET = "TG-CLIENT-004"
     INTERNAL = "TG-INTERNAL-001"
 
 
@@ -131,6 +133,7 @@ _ROWS = (  # a table reads best as one: a line for each code
     (Code.ID_RENEWAL, Family.CALLER, "UNAUTHENTICATED", Exit.UNAUTHENTICATED, "the certificate cannot be renewed", "join again with a new token"),
     (Code.ID_MEMBER_UNKNOWN, Family.CALLER, "NOT_FOUND", Exit.NOT_FOUND, "no such member or identity", "list them with `tidegate member list`"),
     (Code.ID_TLS_VERSION, Family.CALLER, "UNAUTHENTICATED", Exit.UNAUTHENTICATED, "the connection does not use TLS 1.3", "use a client that speaks TLS 1.3"),
+    (Code.ID_BEARER, Family.CALLER, "UNAUTHENTICATED", Exit.UNAUTHENTICATED, "the bearer token is missing, unknown or has ended", "get one with `tidegate token`, where your certificate is, and send it as `authorization: Bearer TOKEN`"),
     (Code.PLAN_SYNTAX, Family.CALLER, "INVALID_ARGUMENT", Exit.USAGE, "the text is not one SQL query", "send exactly one SELECT statement"),
     (Code.PLAN_NOT_ALLOWED, Family.CALLER, "INVALID_ARGUMENT", Exit.USAGE, "the query uses something that the exchange does not allow", "see docs/guides/analyst.md for the SQL that is allowed"),
     (Code.PLAN_UNKNOWN_DATASET, Family.CALLER, "NOT_FOUND", Exit.NOT_FOUND, "no such dataset, or it may not be known to you", "search with `tidegate search`"),
@@ -179,6 +182,7 @@ _ROWS = (  # a table reads best as one: a line for each code
     (Code.CLIENT_UNREACHABLE, Family.PEER, "UNAVAILABLE", Exit.UNAVAILABLE, "the exchange cannot be reached", "check the address, the network and `tidegate doctor`"),
     (Code.CLIENT_NO_CONTEXT, Family.CALLER, "FAILED_PRECONDITION", Exit.USAGE, "no exchange is configured", "join one with `tidegate join TOKEN`"),
     (Code.CLIENT_INPUT, Family.CALLER, "INVALID_ARGUMENT", Exit.USAGE, "the input is not valid", "mend what the message names"),
+    (Code.CLIENT_PROXY_SECRET, Family.CALLER, "UNAUTHENTICATED", Exit.UNAUTHENTICATED, "the secret of the proxy is missing or wrong", "give the secret that `tidegate proxy` printed, as the password or as `authorization: Bearer SECRET`"),
     (Code.INTERNAL, Family.INTERNAL, "INTERNAL", Exit.ERROR, "an internal error", "give the error id to the operator"),
 )
 # fmt: on

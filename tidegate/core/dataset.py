@@ -61,6 +61,7 @@ class Dataset:
         citation: for ``closed``, the law that closes it; mandatory there.
         legal_basis: of its collection.
         version: counts up by one with every registered change.
+        bearer_ok: whether a caller that shows a bearer token, in place of a certificate, may use it.
         rows: published row count, or None.
     """
 
@@ -83,6 +84,7 @@ class Dataset:
     licence: str = ""
     withdrawn: bool = False
     hidden_from: tuple[str, ...] = ()
+    bearer_ok: bool = False
     extra: Mapping[str, str] = field(default_factory=lambda: frozen({}))
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ class Dataset:
             "licence": self.licence,
             "withdrawn": self.withdrawn,
             "hidden_from": list(self.hidden_from),
+            "bearer_ok": self.bearer_ok,
             "extra": dict(self.extra),
             "columns": [
                 {
@@ -164,10 +167,18 @@ class Dataset:
                 licence=str(data.get("licence", "")),
                 withdrawn=bool(data.get("withdrawn", False)),
                 hidden_from=tuple(str(member) for member in data.get("hidden_from", ())),
+                bearer_ok=_flag(data.get("bearer_ok", False)),
                 extra=frozen({str(key): str(value) for key, value in dict(data.get("extra", {})).items()}),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise error_for(Code.CAT_INVALID, "dataset: a field is missing or of the wrong type") from error
+
+
+def _flag(value: Any) -> bool:
+    """Read a permission: a word such as "false" must not count as one."""
+    if not isinstance(value, bool):
+        raise TypeError("expected true or false")
+    return value
 
 
 def _optional_int(value: Any) -> int | None:

@@ -21,6 +21,7 @@ KEYS_BYTES_MAX = (
     10 << 20
 )  # of them, as Arrow: in the fragment's own message (MESSAGE_BYTES_MAX) beside up to 4 MiB of parameters
 REDUCTIONS_MAX = 64  # of one fragment
+FEATURE_WHOLE = "whole"  # a caller that takes a small answer as one message says so
 SMALL_ANSWER_BYTES_MAX = 256 * 1024  # up to here an answer rides the Attach stream (house.md, Who dials whom)
 
 MESSAGE_BYTES_MAX = 16 << 20  # gRPC messages that carry Arrow batches

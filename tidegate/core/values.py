@@ -2,6 +2,7 @@
 
 ``{"t": "i", "v": "42"}``: t is one of n (null), b (boolean), i (integer), f (double, ``float.hex``), d (decimal), s (text),
 x (bytes, hex), D (date), T (time), Z (timestamp with zone, UTC), N (timestamp without zone), l (list of values).
+A long list of one type goes as a column: li (integers, their digits with spaces between), ls (texts, as they are).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from tidegate.core.errors import Code, error_for
 
 Value: TypeAlias = "None | bool | int | float | Decimal | str | bytes | date | datetime | time | list[Value]"
 VALUE_DEPTH_MAX = 4
+COLUMN_MIN = 16  # values from which a list of one type goes as a column; shorter ones are as they always were
+INTEGER_CHARS_MAX = 40  # DuckDB's widest integer has 39 digits
 DECIMAL_CHARS_MAX = 80  # twice the digits of DuckDB's widest DECIMAL(38)
 
 
@@ -48,8 +51,16 @@ def encode(value: Value) -> dict[str, Any]:
         case time():
             return {"t": "T", "v": value.isoformat()}
         case list() | tuple():
-            return {"t": "l", "v": [encode(item) for item in value]}
+            return _column(value) or {"t": "l", "v": [encode(item) for item in value]}
     raise error_for(Code.PLAN_PARAMETERS, "parameter: a value of this type cannot be sent")
+
+
+def _column(values: list[Value] | tuple[Value, ...]) -> dict[str, Any] | None:
+    """Give the wire form of a long list of one type; a batch of keys is read and written many times on its way."""
+    kinds = set(map(type, values)) if len(values) >= COLUMN_MIN else set()
+    if kinds == {int}:
+        return {"t": "li", "v": " ".join(map(str, values))}
+    return {"t": "ls", "v": list(values)} if kinds == {str} else None
 
 
 def decode(data: Any, *, depth: int = 0) -> Value:
@@ -66,6 +77,8 @@ def decode(data: Any, *, depth: int = 0) -> Value:
         kind, text = data["t"], data["v"]
         if kind == "l":
             return [decode(item, depth=depth + 1) for item in text]
+        if kind == "ls":
+            return list(text) if isinstance(text, list) and set(map(type, text)) == {str} else _bad()
         if not isinstance(text, str):
             raise TypeError("form")
         return _decode_scalar(kind, text)
@@ -80,7 +93,9 @@ def _decode_scalar(kind: str, text: str) -> Value:
         case "b":
             return text == "1" if text in ("0", "1") else _bad()
         case "i":
-            return int(text) if len(text) <= 40 else _bad()
+            return int(text) if len(text) <= INTEGER_CHARS_MAX else _bad()
+        case "li":
+            return _integers(text.split(" "))
         case "f":
             return float.fromhex(text)
         case "d":
@@ -97,6 +112,10 @@ def _decode_scalar(kind: str, text: str) -> Value:
             moment = datetime.fromisoformat(text)
             return moment if (moment.tzinfo is None) == (kind == "N") else _bad()
     return _bad()
+
+
+def _integers(texts: list[str]) -> Value:
+    return list(map(int, texts)) if max(map(len, texts)) <= INTEGER_CHARS_MAX else _bad()
 
 
 def _decimal(text: str) -> Decimal:

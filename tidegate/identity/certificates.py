@@ -21,6 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, SignatureAlgorithmOID
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from tidegate.core.cache import BoundedCache
+from tidegate.core.caller import BY_CERTIFICATE
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.names import IdentityKind, SpiffeId
 from tidegate.identity.keys import PrivateKey, PublicKey
@@ -55,6 +56,8 @@ class CertificateFacts:
         fingerprint: lower-case hexadecimal SHA-256 of the DER form.
         not_before, not_after: UTC, aware.
         pem: the leaf alone.
+        bound: how its holder showed it: in the handshake, or by a bearer token that it was issued for; ``fingerprint`` and
+            ``not_after`` are then the token's.
     """
 
     identity: SpiffeId
@@ -63,6 +66,7 @@ class CertificateFacts:
     not_before: datetime
     not_after: datetime
     pem: bytes
+    bound: str = BY_CERTIFICATE
 
     @property
     def public_key(self) -> PublicKey:

@@ -17,7 +17,7 @@ from tidegate.core.frozen import frozen
 from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
 from tidegate.sql.describe import describe
-from tidegate.sql.model import BoundQuery, Schema
+from tidegate.sql.model import BARE, BoundQuery, Namespace, Schema
 from tidegate.sql.nodes import table_alias
 from tidegate.sql.queries import bind_query
 from tidegate.sql.scope import Context, Env, From
@@ -32,6 +32,7 @@ def bind(
     unlisted: Mapping[DatasetName, frozenset[str]] = NOTHING,
     *,
     fragment: bool = False,
+    namespace: Namespace = BARE,
 ) -> BoundQuery:
     """Bind an admitted query.
 
@@ -42,12 +43,13 @@ def bind(
         unlisted: columns that a star leaves out; named in the text they are read, and the policy decides.
         fragment: the text is another party's rendered fragment: aliases ``r0`` ... stay the refs of their instances, and the
             reserved column ``tg_subject`` of an instance may be read.
+        namespace: what names of one and of three parts mean.
 
     Raises:
         CallerError: PLAN_UNKNOWN_DATASET, PLAN_UNKNOWN_COLUMN, PLAN_AMBIGUOUS, PLAN_NOT_ALLOWED, PLAN_PARAMETERS, PLAN_TYPE.
     """
     given = _given(parameters)
-    ctx = Context(schema=schema, given=given, fragment=fragment, query=_not_ready, unlisted=unlisted)  # type: ignore[arg-type]
+    ctx = Context(schema, given, fragment, _not_ready, unlisted, namespace)  # type: ignore[arg-type]
     ctx.query = partial(bind_query, ctx)
     try:
         bound = bind_query(ctx, tree, Env(From(), None, {}))

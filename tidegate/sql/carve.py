@@ -21,7 +21,7 @@ from tidegate.sql.journeys import cast_of_output, casts_of_query
 from tidegate.sql.kinds import Kinds
 from tidegate.sql.lineage import conjuncts, is_base, output_names, sources, unwrap
 from tidegate.sql.model import BoundQuery, Fragment, Reduction, RenderedSql
-from tidegate.sql.nodes import Keys, aliased, column, identifier, table_alias
+from tidegate.sql.nodes import Call, Keys, aliased, column, identifier, table_alias
 from tidegate.sql.pushdown import LeafPush, join_kind
 from tidegate.sql.reduce import Choice, Schedule
 from tidegate.sql.render import render
@@ -181,7 +181,7 @@ class Carve:
                 copied = item.copy()
                 for found in copied.find_all(exp.Column):
                     found.set("table", identifier(ref))
-                if _add(tree, ref, copied) or copied in unit.conditions:
+                if _add(tree, ref, copied) or copied in unit.conditions or unit.query is not None:
                     said.append(describe(copied))
             taken = set(map(describe, unit.conditions))
             kept += [(describe(item), why) for item, why in self._pushes[ref].kept if describe(item) not in taken]
@@ -371,4 +371,7 @@ def _reader(query: exp.Expr, piece: _Piece, casts: tuple[str, ...]) -> exp.Selec
 
 def describe(condition: exp.Expr) -> str:
     """Print a condition for EXPLAIN; texts of the caller are parameters, so none is shown."""
-    return condition.sql(dialect="duckdb")
+    holder = exp.Paren(this=condition.copy())
+    for call in reversed(list(holder.find_all(Call))):  # the innermost first
+        call.replace(exp.Anonymous(this=call.name, expressions=call.expressions))
+    return str(holder.this.sql(dialect="duckdb", normalize_functions=False))

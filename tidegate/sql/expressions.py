@@ -111,7 +111,7 @@ def _resolve_here(ctx: Context, parts: list[str], env: Env) -> exp.Expr | None:
     item = env.aliases.get(fold(parts[0])) if len(parts) == 1 else None
     if item is not None and env.alias_first and fold(parts[0]) not in env.grouped:
         return item.make()
-    for depth in (2, 1):  # ``department.dataset.column``, then ``alias.column``
+    for depth in (3, 2, 1):  # ``exchange.department.dataset.column``, without the exchange, then ``alias.column``
         qualifier = tuple(parts[:depth])
         if len(parts) > depth:
             sources = [source for source in env.names.sources if source.is_called(qualifier)]

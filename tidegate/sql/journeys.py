@@ -10,9 +10,11 @@ import re
 
 from sqlglot import exp
 
+from tidegate.core.errors import TidegateError
 from tidegate.sql import callnames
 from tidegate.sql.kinds import Kinds
 from tidegate.sql.lineage import output_names, outputs
+from tidegate.sql.types import parse_type
 
 _LOSSY = re.compile(r"\b(HUGEINT|UHUGEINT|UUID|BIT|BITSTRING|TIMETZ|TIME WITH TIME ZONE|BIGNUM|VARINT|JSON)\b")
 _INTEGER_RESULT = frozenset({"count", "count_star", "count_if", "countif", "approx_count_distinct"})
@@ -98,4 +100,13 @@ def _aggregate(item: exp.Expr, kinds: Kinds) -> str | None:
 
 def _is_type(text: str) -> bool:
     """Say whether a kind's text is a type's own name, not a printed expression."""
+    if text.startswith(("STRUCT(", "MAP(")):
+        return _is_spelt_as_admitted(text)
     return bool(re.fullmatch(r"[A-Z][A-Z0-9_ ]*(\([0-9, ]+\))?(\[[0-9]*\])*", text)) and not text.startswith("number")
+
+
+def _is_spelt_as_admitted(text: str) -> bool:
+    try:
+        return parse_type(text) == text
+    except TidegateError:
+        return False

@@ -8,7 +8,7 @@ the column's own family; and a few functions that are total over what they accep
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TypeAlias
 
@@ -231,6 +231,19 @@ def _is_moment_text(text: str) -> bool:
 def constant_class(value: Value) -> tuple[str, Kind, bool]:
     """Give all that this rule sees of a constant: its type, its family, and whether it is the text of a date or time."""
     return type(value).__name__, _family_of(value), isinstance(value, str) and _is_moment_text(value)
+
+
+def constant_classes(values: Sequence[Value]) -> set[tuple[str, Kind, bool]]:
+    """Give the classes of many constants; those of a batch of keys are all of one type, and are not looked at one by one."""
+    kinds = set(map(type, values))
+    if kinds == {int}:
+        ends = {constant_class(min(values)), constant_class(max(values))}  # type: ignore[type-var]
+        # No number between two has more digits than both, so when neither end has too many, none has.
+        if ends == {("int", "integer", False)}:
+            return ends
+    if kinds == {str}:
+        return {("str", "text", moment) for moment in set(map(_is_moment_text, values))}  # type: ignore[arg-type]
+    return {constant_class(item) for item in values}
 
 
 def _family_of(value: Value) -> Kind:

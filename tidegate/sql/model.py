@@ -45,6 +45,23 @@ class Leaf:
 
 
 @dataclass(frozen=True, slots=True)
+class Namespace:
+    """Where names of other than two parts are looked for. Grants nothing: what is found is decided on like any other.
+
+    Args:
+        exchange: may stand before a department, as SQL's catalog; empty: nothing may.
+        department: where a name of one part is looked for; empty: nowhere.
+    """
+
+    exchange: str = ""
+    department: str = ""
+
+
+BARE = Namespace()
+"""``department.dataset`` alone: what the nodes read."""
+
+
+@dataclass(frozen=True, slots=True)
 class BoundQuery:
     """A query in which every name is resolved and no string of the user's is left.
 

@@ -17,7 +17,7 @@ from tidegate.core.limits import SQL_PARAMETERS_MAX
 from tidegate.core.names import DatasetName
 from tidegate.core.values import Value
 from tidegate.sql.functions import fold
-from tidegate.sql.model import Schema
+from tidegate.sql.model import BARE, Namespace, Schema
 from tidegate.sql.nodes import aliased, column, parameter, table_alias
 
 BOUND_NODES_MAX = 50_000  # an alias that is used is bound again, so a chain of doubling aliases grows as 2^n
@@ -56,7 +56,7 @@ class Source:
     """One thing in FROM.
 
     Args:
-        names: what a query may write before the dot: ``("t",)``, or department and dataset.
+        names: what a query may write before the dot: ``("t",)``, or department and dataset, and the exchange before them.
         columns: visible names in order, each with the maker of its column in the tree.
         hidden: columns that can be read by name but are not part of a star (and that the policy may well refuse).
     """
@@ -150,6 +150,7 @@ class Context:
     fragment: bool
     query: Callable[[exp.Expr, Env], BoundSelect]
     unlisted: Mapping[DatasetName, frozenset[str]] = field(default_factory=dict)
+    namespace: Namespace = BARE
     values: list[Value] = field(default_factory=list)
     numbers: dict[tuple[str, str], int] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
@@ -193,6 +194,18 @@ class Context:
             raise error_for(Code.PLAN_PARAMETERS, "parameters: the query names one that was not given")
         self.used.add(name)
         return self.parameter(self.given[name])
+
+    def department(self, written: exp.Expr | None, catalog: exp.Expr | None) -> str:
+        """Give the department that a table's name means: the one written, or the namespace's; empty when there is none.
+
+        Raises:
+            CallerError: PLAN_UNKNOWN_DATASET for another exchange's name: what it has is not known here.
+        """
+        if catalog is not None:
+            exchange = self.namespace.exchange
+            if not (exchange and isinstance(catalog, exp.Identifier) and fold(catalog.name) == fold(exchange)):
+                raise error_for(Code.PLAN_UNKNOWN_DATASET)
+        return written.name if written is not None else self.namespace.department
 
     def dataset(self, department: str, name: str) -> tuple[DatasetName, Dataset]:
         """Find a dataset by exact name, else by the only one that differs in ASCII case.

@@ -18,7 +18,7 @@ from sqlglot import exp
 
 from tidegate.core.values import Value
 from tidegate.sql import callnames
-from tidegate.sql.leakproof import constant_class
+from tidegate.sql.leakproof import constant_class, constant_classes
 from tidegate.sql.model import BoundQuery, FederatedPlan, RenderedSql
 
 Given: TypeAlias = Mapping[str, Value]
@@ -43,7 +43,7 @@ def identity(value: Value) -> tuple[str, str]:
 def class_of(value: Value) -> Hashable:
     """Give all that planning may see of a free parameter: its type, its family as a constant, whether it is a date."""
     if isinstance(value, list | tuple):
-        return ("list", *sorted({constant_class(item) for item in value}, key=repr))
+        return ("list", *sorted(constant_classes(value), key=repr))
     return constant_class(value)
 
 

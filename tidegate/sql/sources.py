@@ -170,24 +170,27 @@ def _renamed(source: Source, alias: exp.TableAlias | None) -> Source:
 
 
 def _table(ctx: Context, node: exp.Table, env: Env) -> tuple[exp.Expr, From]:
-    if not isinstance(node.this, exp.Identifier) or node.args.get("catalog") is not None:
+    if not isinstance(node.this, exp.Identifier):
         if isinstance(node.this, exp.Func):
             raise not_allowed("a table function")
         raise error_for(Code.PLAN_UNKNOWN_DATASET)
-    alias, department = node.args.get("alias"), node.args.get("db")
+    alias, written = node.args.get("alias"), node.args.get("db")
+    department = ctx.department(written, node.args.get("catalog"))
     own = alias.name if alias is not None and alias.name else ""
-    if department is None:
+    if written is None:
         if not node.this.args.get("quoted") and fold(node.name) in _STATEMENTS:
             raise not_allowed("a statement in the place of a table")
         cte = env.ctes.get(fold(node.name))
-        if cte is None:
-            raise error_for(Code.PLAN_UNKNOWN_DATASET)
-        made = ctx.fresh("a")
-        columns = tuple((name, partial(column, made, f"c{i}")) for i, name in enumerate(cte.columns))
-        table = exp.Table(this=identifier(cte.name), alias=table_alias(made))
-        return table, _single(_renamed(Source((own or node.name,), columns), alias))
-    name, dataset = ctx.dataset(department.name, node.name)
-    names = (own,) if own else (name.department, name.name)
+        if cte is not None:
+            made = ctx.fresh("a")
+            columns = tuple((name, partial(column, made, f"c{i}")) for i, name in enumerate(cte.columns))
+            table = exp.Table(this=identifier(cte.name), alias=table_alias(made))
+            return table, _single(_renamed(Source((own or node.name,), columns), alias))
+    if not department:
+        raise error_for(Code.PLAN_UNKNOWN_DATASET)
+    name, dataset = ctx.dataset(department, node.name)
+    whole = (name.department, name.name)
+    names = (own,) if own else (ctx.namespace.exchange, *whole) if ctx.namespace.exchange else whole
     if dataset.parts:
         tree, source = _collection(ctx, name, dataset)
     else:

@@ -31,6 +31,7 @@ from tidegate.sql.pruning import prune
 from tidegate.sql.pushdown import Implied, LeafPush, push
 from tidegate.sql.reduce import Reduce
 from tidegate.sql.render import render
+from tidegate.sql.settle import settle
 from tidegate.sql.topn import push_limits
 from tidegate.sql.units import Units
 
@@ -71,7 +72,7 @@ def _split(
     if any(decision.resources[ref].constraints.mode != "rows" for ref in places):
         # Who counts subjects sees every row that counts: such a query is fetched leaf by leaf.
         passes = replace(passes, subtrees=False, partial=False, top=False, reduction=False)
-    divided = counted.bound
+    divided = settle(counted.bound, schema) if passes.subtrees else counted.bound
     if passes.partial:
         divided = partial_aggregates(divided, decision, schema, placement)
     if passes.top:

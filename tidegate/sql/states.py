@@ -115,7 +115,7 @@ class States:
     def travels(self, node: exp.Expr) -> bool:
         """Say whether an expression's values come back from Arrow as they were (a plain column's do as without this pass)."""
         kind = self.kinds.of(node)
-        if kind is None or kind.exact == "TIMETZ":  # Arrow drops its zone
+        if kind is None:
             return False
         return isinstance(node, exp.Column) or kind.family != "other"
 

@@ -19,6 +19,7 @@ from tidegate.sql.model import BoundQuery, Leaf, Role, Schema
 from tidegate.sql.scope import SUBJECT_COLUMN
 
 _COMPARISONS = (exp.EQ, exp.NEQ, exp.GT, exp.GTE, exp.LT, exp.LTE, exp.NullSafeEQ, exp.NullSafeNEQ)
+_COMPUTED = (exp.Add, exp.Sub, exp.Mul, exp.Div, exp.IntDiv, exp.Mod, exp.Neg)
 _PREDICATE_ROLES = frozenset({Role.PREDICATE, Role.JOIN, Role.ORDER})
 
 
@@ -152,5 +153,26 @@ def _reads(nodes: list[exp.Expr], lineage: Lineage) -> set[Base]:
         elif isinstance(inner, exp.Select):
             found |= _reads(_projections(inner), lineage)
         else:
-            found |= lineage.reads(inner)
+            found |= _handed_on(inner, lineage)
+    return found
+
+
+def _handed_on(node: exp.Expr, lineage: Lineage) -> set[Base]:
+    """Give the base columns whose own values an expression may hand on.
+
+    What arithmetic computes is a number or a moment of its own, whatever was masked on the way: it is compared as such. A
+    value that a key made is a text, on which no arithmetic works.
+    """
+    found: set[Base] = set()
+    done: set[Base] = set()
+    waiting = [node]
+    while waiting:
+        for item in waiting.pop().walk(prune=lambda item: isinstance(item, _COMPUTED)):
+            key = (item.table, item.name) if isinstance(item, exp.Column) else None
+            if key is None or not isinstance(item, exp.Column) or key in done:
+                continue
+            done.add(key)
+            if item.table in lineage.leaves:
+                found.add(key)
+            waiting += lineage.definitions(item)
     return found

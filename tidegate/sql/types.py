@@ -42,7 +42,6 @@ _SIMPLE: Mapping[str, str] = MappingProxyType(
         "BLOB": "BLOB",
         "DATE": "DATE",
         "TIME": "TIME",
-        "TIMETZ": "TIMETZ",
         "DATETIME": "TIMESTAMP",
         "TIMESTAMP": "TIMESTAMP",
         "TIMESTAMPTZ": "TIMESTAMPTZ",

@@ -184,6 +184,11 @@ class MemberServiceStub(object):
                 request_serializer=tidegate_dot_v1_dot_member__service__pb2.WhoAmIRequest.SerializeToString,
                 response_deserializer=tidegate_dot_v1_dot_member__service__pb2.WhoAmIResponse.FromString,
                 _registered_method=True)
+        self.IssueToken = channel.unary_unary(
+                '/tidegate.v1.MemberService/IssueToken',
+                request_serializer=tidegate_dot_v1_dot_member__service__pb2.IssueTokenRequest.SerializeToString,
+                response_deserializer=tidegate_dot_v1_dot_member__service__pb2.IssueTokenResponse.FromString,
+                _registered_method=True)
 
 
 class MemberServiceServicer(object):
@@ -226,6 +231,14 @@ class MemberServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def IssueToken(self, request, context):
+        """A bearer token for the person of the certificate, where the exchange has a bearer listener. Each call makes a new one:
+        the broker keeps its hash alone, so that a repeated request cannot be given the same token again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MemberServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -258,6 +271,11 @@ def add_MemberServiceServicer_to_server(servicer, server):
                     servicer.WhoAmI,
                     request_deserializer=tidegate_dot_v1_dot_member__service__pb2.WhoAmIRequest.FromString,
                     response_serializer=tidegate_dot_v1_dot_member__service__pb2.WhoAmIResponse.SerializeToString,
+            ),
+            'IssueToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.IssueToken,
+                    request_deserializer=tidegate_dot_v1_dot_member__service__pb2.IssueTokenRequest.FromString,
+                    response_serializer=tidegate_dot_v1_dot_member__service__pb2.IssueTokenResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -423,6 +441,33 @@ class MemberService(object):
             '/tidegate.v1.MemberService/WhoAmI',
             tidegate_dot_v1_dot_member__service__pb2.WhoAmIRequest.SerializeToString,
             tidegate_dot_v1_dot_member__service__pb2.WhoAmIResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def IssueToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tidegate.v1.MemberService/IssueToken',
+            tidegate_dot_v1_dot_member__service__pb2.IssueTokenRequest.SerializeToString,
+            tidegate_dot_v1_dot_member__service__pb2.IssueTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

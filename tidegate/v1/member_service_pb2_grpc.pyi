@@ -79,6 +79,10 @@ class MemberServiceStub:
     SetRoles: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.SetRolesRequest, _member_service_pb2.SetRolesResponse]
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.RenewCertificateRequest, _member_service_pb2.RenewCertificateResponse]
     WhoAmI: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.WhoAmIRequest, _member_service_pb2.WhoAmIResponse]
+    IssueToken: _grpc.UnaryUnaryMultiCallable[_member_service_pb2.IssueTokenRequest, _member_service_pb2.IssueTokenResponse]
+    """A bearer token for the person of the certificate, where the exchange has a bearer listener. Each call makes a new one:
+    the broker keeps its hash alone, so that a repeated request cannot be given the same token again.
+    """
 
 @_typing.type_check_only
 class MemberServiceAsyncStub(MemberServiceStub):
@@ -91,6 +95,10 @@ class MemberServiceAsyncStub(MemberServiceStub):
     SetRoles: _aio.UnaryUnaryMultiCallable[_member_service_pb2.SetRolesRequest, _member_service_pb2.SetRolesResponse]  # type: ignore[assignment]
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_member_service_pb2.RenewCertificateRequest, _member_service_pb2.RenewCertificateResponse]  # type: ignore[assignment]
     WhoAmI: _aio.UnaryUnaryMultiCallable[_member_service_pb2.WhoAmIRequest, _member_service_pb2.WhoAmIResponse]  # type: ignore[assignment]
+    IssueToken: _aio.UnaryUnaryMultiCallable[_member_service_pb2.IssueTokenRequest, _member_service_pb2.IssueTokenResponse]  # type: ignore[assignment]
+    """A bearer token for the person of the certificate, where the exchange has a bearer listener. Each call makes a new one:
+    the broker keeps its hash alone, so that a repeated request cannot be given the same token again.
+    """
 
 class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
     """Members, roles, certificates. Listener: callers; the operator's role is needed, save for Renew and WhoAmI."""
@@ -136,5 +144,15 @@ class MemberServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _member_service_pb2.WhoAmIRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_member_service_pb2.WhoAmIResponse, _abc.Awaitable[_member_service_pb2.WhoAmIResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def IssueToken(
+        self,
+        request: _member_service_pb2.IssueTokenRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_member_service_pb2.IssueTokenResponse, _abc.Awaitable[_member_service_pb2.IssueTokenResponse]]:
+        """A bearer token for the person of the certificate, where the exchange has a bearer listener. Each call makes a new one:
+        the broker keeps its hash alone, so that a repeated request cannot be given the same token again.
+        """
 
 def add_MemberServiceServicer_to_server(servicer: MemberServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

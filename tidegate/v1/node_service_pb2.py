@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tidegate.v1 import common_pb2 as tidegate_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etidegate/v1/node_service.proto\x12\x0btidegate.v1\x1a\x18tidegate/v1/common.proto\"\xa9\x02\n\x08\x41ttachUp\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.HelloH\x00\x12-\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1b.tidegate.v1.FragmentAnswerH\x00\x12/\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1c.tidegate.v1.FragmentFailureH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.tidegate.v1.HeartbeatH\x00\x12/\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x18.tidegate.v1.DescriptionH\x00\x12\x32\n\ragreement_ack\x18\x06 \x01(\x0b\x32\x19.tidegate.v1.AgreementAckH\x00\x42\x06\n\x04kind\"\xbd\x02\n\nAttachDown\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.WelcomeH\x00\x12)\n\x08\x66ragment\x18\x02 \x01(\x0b\x32\x15.tidegate.v1.FragmentH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.tidegate.v1.CancelH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.tidegate.v1.HeartbeatH\x00\x12)\n\x08\x64\x65scribe\x18\x05 \x01(\x0b\x32\x15.tidegate.v1.DescribeH\x00\x12/\n\tagreement\x18\x06 \x01(\x0b\x32\x1a.tidegate.v1.AgreementPushH\x00\x12#\n\x05\x64rain\x18\x07 \x01(\x0b\x32\x12.tidegate.v1.DrainH\x00\x42\x06\n\x04kind\"[\n\x05Hello\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x15\n\rsession_nonce\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64\x61taset_json\x18\x03 \x03(\t\"U\n\x07Welcome\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x0e\n\x06\x62roker\x18\x02 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x03 \x01(\x01\"\xfb\x01\n\x08\x46ragment\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05grant\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x11\n\tchain_pem\x18\x04 \x01(\x0c\x12\x0b\n\x03sql\x18\x05 \x01(\t\x12\x17\n\x0fparameters_json\x18\x06 \x01(\t\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x10\n\x08rows_max\x18\x08 \x01(\x04\x12\x11\n\tbytes_max\x18\t \x01(\x04\x12*\n\nreductions\x18\n \x03(\x0b\x32\x16.tidegate.v1.Reduction\x12#\n\x04keys\x18\x0b \x03(\x0b\x32\x15.tidegate.v1.KeyBatch\"Q\n\tReduction\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\'\n\x07sources\x18\x03 \x03(\x0b\x32\x16.tidegate.v1.KeySource\"=\n\tKeySource\x12\x10\n\x08\x66ragment\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\x0e\n\x06member\x18\x03 \x01(\t\"?\n\x08KeyBatch\x12\x11\n\treduction\x18\x01 \x01(\r\x12\x0e\n\x06schema\x18\x02 \x01(\x0c\x12\x10\n\x08messages\x18\x03 \x03(\x0c\"\x1d\n\x06\x43\x61ncel\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\"n\n\x0e\x46ragmentAnswer\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\x0c\x12\x10\n\x08messages\x18\x03 \x03(\x0c\x12%\n\x07trailer\x18\x04 \x01(\x0b\x32\x14.tidegate.v1.Trailer\"O\n\x0f\x46ragmentFailure\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetail\"\xb3\x01\n\x07Trailer\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x19\n\x11suppressed_groups\x18\x05 \x01(\x04\x12\x13\n\x0b\x65ntry_index\x18\x06 \x01(\x04\x12\x11\n\telapsed_s\x18\x07 \x01(\x01\x12\x16\n\x0ekeys_may_go_to\x18\t \x03(\t\x12\r\n\x05rules\x18\x08 \x03(\t\"\xad\x01\n\x0e\x44\x65liverRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.DeliverStartH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12\'\n\x07trailer\x18\x03 \x01(\x0b\x32\x14.tidegate.v1.TrailerH\x00\x12+\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetailH\x00\x42\x06\n\x04kind\"E\n\x0c\x44\x65liverStart\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\x12\x10\n\x08grant_id\x18\x02 \x01(\t\x12\x0e\n\x06schema\x18\x03 \x01(\x0c\"#\n\x0f\x44\x65liverResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\"\x1a\n\tHeartbeat\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\n\n\x08\x44\x65scribe\"#\n\x0b\x44\x65scription\x12\x14\n\x0c\x64\x61taset_json\x18\x01 \x03(\t\"w\n\rAgreementPush\x12\x16\n\x0e\x61greement_json\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x11\n\tchain_pem\x18\x03 \x01(\x0c\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\x12\x17\n\x0frevocation_json\x18\x05 \x01(\t\"]\n\x0c\x41greementAck\x12\x14\n\x0c\x61greement_id\x18\x01 \x01(\t\x12\x0e\n\x06stored\x18\x02 \x01(\x08\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetail\"\"\n\x05\x44rain\x12\x19\n\x11reconnect_after_s\x18\x01 \x01(\x01\"#\n\x10RenewLinkRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"?\n\x11RenewLinkResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x11\n\tchain_pem\x18\x02 \x01(\x0c\x32\xdf\x01\n\x0bNodeService\x12<\n\x06\x41ttach\x12\x15.tidegate.v1.AttachUp\x1a\x17.tidegate.v1.AttachDown(\x01\x30\x01\x12\x46\n\x07\x44\x65liver\x12\x1b.tidegate.v1.DeliverRequest\x1a\x1c.tidegate.v1.DeliverResponse(\x01\x12J\n\tRenewLink\x12\x1d.tidegate.v1.RenewLinkRequest\x1a\x1e.tidegate.v1.RenewLinkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1etidegate/v1/node_service.proto\x12\x0btidegate.v1\x1a\x18tidegate/v1/common.proto\"\xa9\x02\n\x08\x41ttachUp\x12#\n\x05hello\x18\x01 \x01(\x0b\x32\x12.tidegate.v1.HelloH\x00\x12-\n\x06\x61nswer\x18\x02 \x01(\x0b\x32\x1b.tidegate.v1.FragmentAnswerH\x00\x12/\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1c.tidegate.v1.FragmentFailureH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.tidegate.v1.HeartbeatH\x00\x12/\n\x0b\x64\x65scription\x18\x05 \x01(\x0b\x32\x18.tidegate.v1.DescriptionH\x00\x12\x32\n\ragreement_ack\x18\x06 \x01(\x0b\x32\x19.tidegate.v1.AgreementAckH\x00\x42\x06\n\x04kind\"\xbd\x02\n\nAttachDown\x12\'\n\x07welcome\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.WelcomeH\x00\x12)\n\x08\x66ragment\x18\x02 \x01(\x0b\x32\x15.tidegate.v1.FragmentH\x00\x12%\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x13.tidegate.v1.CancelH\x00\x12+\n\theartbeat\x18\x04 \x01(\x0b\x32\x16.tidegate.v1.HeartbeatH\x00\x12)\n\x08\x64\x65scribe\x18\x05 \x01(\x0b\x32\x15.tidegate.v1.DescribeH\x00\x12/\n\tagreement\x18\x06 \x01(\x0b\x32\x1a.tidegate.v1.AgreementPushH\x00\x12#\n\x05\x64rain\x18\x07 \x01(\x0b\x32\x12.tidegate.v1.DrainH\x00\x42\x06\n\x04kind\"[\n\x05Hello\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x15\n\rsession_nonce\x18\x02 \x01(\x0c\x12\x14\n\x0c\x64\x61taset_json\x18\x03 \x03(\t\"U\n\x07Welcome\x12%\n\x07version\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Version\x12\x0e\n\x06\x62roker\x18\x02 \x01(\t\x12\x13\n\x0bheartbeat_s\x18\x03 \x01(\x01\"\x90\x02\n\x08\x46ragment\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05grant\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x11\n\tchain_pem\x18\x04 \x01(\x0c\x12\x0b\n\x03sql\x18\x05 \x01(\t\x12\x17\n\x0fparameters_json\x18\x06 \x01(\t\x12\x12\n\ndeadline_s\x18\x07 \x01(\x01\x12\x10\n\x08rows_max\x18\x08 \x01(\x04\x12\x11\n\tbytes_max\x18\t \x01(\x04\x12*\n\nreductions\x18\n \x03(\x0b\x32\x16.tidegate.v1.Reduction\x12#\n\x04keys\x18\x0b \x03(\x0b\x32\x15.tidegate.v1.KeyBatch\x12\x13\n\x0btraceparent\x18\x0c \x01(\t\"Q\n\tReduction\x12\x0b\n\x03ref\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\'\n\x07sources\x18\x03 \x03(\x0b\x32\x16.tidegate.v1.KeySource\"=\n\tKeySource\x12\x10\n\x08\x66ragment\x18\x01 \x01(\t\x12\x0e\n\x06\x63olumn\x18\x02 \x01(\t\x12\x0e\n\x06member\x18\x03 \x01(\t\"?\n\x08KeyBatch\x12\x11\n\treduction\x18\x01 \x01(\r\x12\x0e\n\x06schema\x18\x02 \x01(\x0c\x12\x10\n\x08messages\x18\x03 \x03(\x0c\"\x1d\n\x06\x43\x61ncel\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\"n\n\x0e\x46ragmentAnswer\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\x12\x0e\n\x06schema\x18\x02 \x01(\x0c\x12\x10\n\x08messages\x18\x03 \x03(\x0c\x12%\n\x07trailer\x18\x04 \x01(\x0b\x32\x14.tidegate.v1.Trailer\"O\n\x0f\x46ragmentFailure\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\x12\'\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetail\"\xb3\x01\n\x07Trailer\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x11\n\tsignature\x18\x04 \x01(\x0c\x12\x19\n\x11suppressed_groups\x18\x05 \x01(\x04\x12\x13\n\x0b\x65ntry_index\x18\x06 \x01(\x04\x12\x11\n\telapsed_s\x18\x07 \x01(\x01\x12\x16\n\x0ekeys_may_go_to\x18\t \x03(\t\x12\r\n\x05rules\x18\x08 \x03(\t\"\xad\x01\n\x0e\x44\x65liverRequest\x12*\n\x05start\x18\x01 \x01(\x0b\x32\x19.tidegate.v1.DeliverStartH\x00\x12\x11\n\x07message\x18\x02 \x01(\x0cH\x00\x12\'\n\x07trailer\x18\x03 \x01(\x0b\x32\x14.tidegate.v1.TrailerH\x00\x12+\n\x07\x66\x61ilure\x18\x04 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetailH\x00\x42\x06\n\x04kind\"E\n\x0c\x44\x65liverStart\x12\x13\n\x0b\x66ragment_id\x18\x01 \x01(\t\x12\x10\n\x08grant_id\x18\x02 \x01(\t\x12\x0e\n\x06schema\x18\x03 \x01(\x0c\"#\n\x0f\x44\x65liverResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\"\x1a\n\tHeartbeat\x12\r\n\x05\x63ount\x18\x01 \x01(\x04\"\n\n\x08\x44\x65scribe\"#\n\x0b\x44\x65scription\x12\x14\n\x0c\x64\x61taset_json\x18\x01 \x03(\t\"w\n\rAgreementPush\x12\x16\n\x0e\x61greement_json\x18\x01 \x01(\t\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x11\n\tchain_pem\x18\x03 \x01(\x0c\x12\x0f\n\x07revoked\x18\x04 \x01(\x08\x12\x17\n\x0frevocation_json\x18\x05 \x01(\t\"]\n\x0c\x41greementAck\x12\x14\n\x0c\x61greement_id\x18\x01 \x01(\t\x12\x0e\n\x06stored\x18\x02 \x01(\x08\x12\'\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x18.tidegate.v1.ErrorDetail\"\"\n\x05\x44rain\x12\x19\n\x11reconnect_after_s\x18\x01 \x01(\x01\"#\n\x10RenewLinkRequest\x12\x0f\n\x07\x63sr_pem\x18\x01 \x01(\x0c\"?\n\x11RenewLinkResponse\x12\x17\n\x0f\x63\x65rtificate_pem\x18\x01 \x01(\x0c\x12\x11\n\tchain_pem\x18\x02 \x01(\x0c\x32\xdf\x01\n\x0bNodeService\x12<\n\x06\x41ttach\x12\x15.tidegate.v1.AttachUp\x1a\x17.tidegate.v1.AttachDown(\x01\x30\x01\x12\x46\n\x07\x44\x65liver\x12\x1b.tidegate.v1.DeliverRequest\x1a\x1c.tidegate.v1.DeliverResponse(\x01\x12J\n\tRenewLink\x12\x1d.tidegate.v1.RenewLinkRequest\x1a\x1e.tidegate.v1.RenewLinkResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,43 +41,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WELCOME']._serialized_start=786
   _globals['_WELCOME']._serialized_end=871
   _globals['_FRAGMENT']._serialized_start=874
-  _globals['_FRAGMENT']._serialized_end=1125
-  _globals['_REDUCTION']._serialized_start=1127
-  _globals['_REDUCTION']._serialized_end=1208
-  _globals['_KEYSOURCE']._serialized_start=1210
-  _globals['_KEYSOURCE']._serialized_end=1271
-  _globals['_KEYBATCH']._serialized_start=1273
-  _globals['_KEYBATCH']._serialized_end=1336
-  _globals['_CANCEL']._serialized_start=1338
-  _globals['_CANCEL']._serialized_end=1367
-  _globals['_FRAGMENTANSWER']._serialized_start=1369
-  _globals['_FRAGMENTANSWER']._serialized_end=1479
-  _globals['_FRAGMENTFAILURE']._serialized_start=1481
-  _globals['_FRAGMENTFAILURE']._serialized_end=1560
-  _globals['_TRAILER']._serialized_start=1563
-  _globals['_TRAILER']._serialized_end=1742
-  _globals['_DELIVERREQUEST']._serialized_start=1745
-  _globals['_DELIVERREQUEST']._serialized_end=1918
-  _globals['_DELIVERSTART']._serialized_start=1920
-  _globals['_DELIVERSTART']._serialized_end=1989
-  _globals['_DELIVERRESPONSE']._serialized_start=1991
-  _globals['_DELIVERRESPONSE']._serialized_end=2026
-  _globals['_HEARTBEAT']._serialized_start=2028
-  _globals['_HEARTBEAT']._serialized_end=2054
-  _globals['_DESCRIBE']._serialized_start=2056
-  _globals['_DESCRIBE']._serialized_end=2066
-  _globals['_DESCRIPTION']._serialized_start=2068
-  _globals['_DESCRIPTION']._serialized_end=2103
-  _globals['_AGREEMENTPUSH']._serialized_start=2105
-  _globals['_AGREEMENTPUSH']._serialized_end=2224
-  _globals['_AGREEMENTACK']._serialized_start=2226
-  _globals['_AGREEMENTACK']._serialized_end=2319
-  _globals['_DRAIN']._serialized_start=2321
-  _globals['_DRAIN']._serialized_end=2355
-  _globals['_RENEWLINKREQUEST']._serialized_start=2357
-  _globals['_RENEWLINKREQUEST']._serialized_end=2392
-  _globals['_RENEWLINKRESPONSE']._serialized_start=2394
-  _globals['_RENEWLINKRESPONSE']._serialized_end=2457
-  _globals['_NODESERVICE']._serialized_start=2460
-  _globals['_NODESERVICE']._serialized_end=2683
+  _globals['_FRAGMENT']._serialized_end=1146
+  _globals['_REDUCTION']._serialized_start=1148
+  _globals['_REDUCTION']._serialized_end=1229
+  _globals['_KEYSOURCE']._serialized_start=1231
+  _globals['_KEYSOURCE']._serialized_end=1292
+  _globals['_KEYBATCH']._serialized_start=1294
+  _globals['_KEYBATCH']._serialized_end=1357
+  _globals['_CANCEL']._serialized_start=1359
+  _globals['_CANCEL']._serialized_end=1388
+  _globals['_FRAGMENTANSWER']._serialized_start=1390
+  _globals['_FRAGMENTANSWER']._serialized_end=1500
+  _globals['_FRAGMENTFAILURE']._serialized_start=1502
+  _globals['_FRAGMENTFAILURE']._serialized_end=1581
+  _globals['_TRAILER']._serialized_start=1584
+  _globals['_TRAILER']._serialized_end=1763
+  _globals['_DELIVERREQUEST']._serialized_start=1766
+  _globals['_DELIVERREQUEST']._serialized_end=1939
+  _globals['_DELIVERSTART']._serialized_start=1941
+  _globals['_DELIVERSTART']._serialized_end=2010
+  _globals['_DELIVERRESPONSE']._serialized_start=2012
+  _globals['_DELIVERRESPONSE']._serialized_end=2047
+  _globals['_HEARTBEAT']._serialized_start=2049
+  _globals['_HEARTBEAT']._serialized_end=2075
+  _globals['_DESCRIBE']._serialized_start=2077
+  _globals['_DESCRIBE']._serialized_end=2087
+  _globals['_DESCRIPTION']._serialized_start=2089
+  _globals['_DESCRIPTION']._serialized_end=2124
+  _globals['_AGREEMENTPUSH']._serialized_start=2126
+  _globals['_AGREEMENTPUSH']._serialized_end=2245
+  _globals['_AGREEMENTACK']._serialized_start=2247
+  _globals['_AGREEMENTACK']._serialized_end=2340
+  _globals['_DRAIN']._serialized_start=2342
+  _globals['_DRAIN']._serialized_end=2376
+  _globals['_RENEWLINKREQUEST']._serialized_start=2378
+  _globals['_RENEWLINKREQUEST']._serialized_end=2413
+  _globals['_RENEWLINKRESPONSE']._serialized_start=2415
+  _globals['_RENEWLINKRESPONSE']._serialized_end=2478
+  _globals['_NODESERVICE']._serialized_start=2481
+  _globals['_NODESERVICE']._serialized_end=2704
 # @@protoc_insertion_point(module_scope)

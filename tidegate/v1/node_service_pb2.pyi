@@ -185,6 +185,7 @@ class Fragment(_message.Message):
     BYTES_MAX_FIELD_NUMBER: _builtins.int
     REDUCTIONS_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     grant: _builtins.bytes
     """tidegate.core.grant.Grant, canonical JSON"""
@@ -198,6 +199,8 @@ class Fragment(_message.Message):
     """time left"""
     rows_max: _builtins.int
     bytes_max: _builtins.int
+    traceparent: _builtins.str
+    """W3C Trace Context; empty: not traced. Decides nothing, and stands under no signature"""
     @_builtins.property
     def reductions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Reduction]:
         """every one that the fragment's digest covers"""
@@ -220,10 +223,11 @@ class Fragment(_message.Message):
         bytes_max: _builtins.int = ...,
         reductions: _abc.Iterable[Global___Reduction] | None = ...,
         keys: _abc.Iterable[Global___KeyBatch] | None = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "chain_pem", b"chain_pem", "deadline_s", b"deadline_s", "grant", b"grant", "id", b"id", "keys", b"keys", "parameters_json", b"parameters_json", "reductions", b"reductions", "rows_max", b"rows_max", "signature", b"signature", "sql", b"sql"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_max", b"bytes_max", "chain_pem", b"chain_pem", "deadline_s", b"deadline_s", "grant", b"grant", "id", b"id", "keys", b"keys", "parameters_json", b"parameters_json", "reductions", b"reductions", "rows_max", b"rows_max", "signature", b"signature", "sql", b"sql", "traceparent", b"traceparent"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from tidegate.v1 import common_pb2 as tidegate_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidegate/v1/query_service.proto\x12\x0btidegate.v1\x1a\x18tidegate/v1/common.proto\"\x81\x01\n\x0e\x45xplainRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0blegal_basis\x18\x03 \x01(\t\x12\x17\n\x0fparameters_json\x18\x04 \x01(\t\x12\x0f\n\x07\x61nalyze\x18\x05 \x01(\x08\x12\x12\n\ndeadline_s\x18\x06 \x01(\x01\"\x97\x01\n\x0f\x45xplainResponse\x12\x11\n\tplan_json\x18\x01 \x01(\t\x12\x0f\n\x07picture\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07receipt\x18\x04 \x01(\x0b\x32\x14.tidegate.v1.Receipt\x12%\n\x07outcome\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Receipt\"\xab\x01\n\x0e\x45xecuteRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0blegal_basis\x18\x03 \x01(\t\x12\x17\n\x0fparameters_json\x18\x04 \x01(\t\x12\x12\n\ndeadline_s\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12%\n\x07version\x18\x07 \x01(\x0b\x32\x14.tidegate.v1.Version\"\x92\x01\n\x0f\x45xecuteResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.StartedH\x00\x12#\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.tidegate.v1.BatchH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.tidegate.v1.FinishedH\x00\x42\x06\n\x04kind\"m\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Receipt\x12\x0e\n\x06schema\x18\x03 \x01(\x0c\x12\x17\n\x0f\x64isclosure_json\x18\x04 \x01(\t\"\x14\n\x05\x42\x61tch\x12\x0b\n\x03ipc\x18\x01 \x01(\x0c\"\x90\x01\n\x08\x46inished\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x15\n\rresult_digest\x18\x04 \x01(\t\x12%\n\x07receipt\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Receipt\x12\x13\n\x0breport_json\x18\x06 \x01(\t\x12\x14\n\x0c\x64igest_nonce\x18\x07 \x01(\t2\x9c\x01\n\x0cQueryService\x12\x44\n\x07\x45xplain\x12\x1b.tidegate.v1.ExplainRequest\x1a\x1c.tidegate.v1.ExplainResponse\x12\x46\n\x07\x45xecute\x12\x1b.tidegate.v1.ExecuteRequest\x1a\x1c.tidegate.v1.ExecuteResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ftidegate/v1/query_service.proto\x12\x0btidegate.v1\x1a\x18tidegate/v1/common.proto\"\x81\x01\n\x0e\x45xplainRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0blegal_basis\x18\x03 \x01(\t\x12\x17\n\x0fparameters_json\x18\x04 \x01(\t\x12\x0f\n\x07\x61nalyze\x18\x05 \x01(\x08\x12\x12\n\ndeadline_s\x18\x06 \x01(\x01\"\x97\x01\n\x0f\x45xplainResponse\x12\x11\n\tplan_json\x18\x01 \x01(\t\x12\x0f\n\x07picture\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12%\n\x07receipt\x18\x04 \x01(\x0b\x32\x14.tidegate.v1.Receipt\x12%\n\x07outcome\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Receipt\"\xab\x01\n\x0e\x45xecuteRequest\x12\x0b\n\x03sql\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x13\n\x0blegal_basis\x18\x03 \x01(\t\x12\x17\n\x0fparameters_json\x18\x04 \x01(\t\x12\x12\n\ndeadline_s\x18\x05 \x01(\x01\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12%\n\x07version\x18\x07 \x01(\x0b\x32\x14.tidegate.v1.Version\"\xb7\x01\n\x0f\x45xecuteResponse\x12\'\n\x07started\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.StartedH\x00\x12#\n\x05\x62\x61tch\x18\x02 \x01(\x0b\x32\x12.tidegate.v1.BatchH\x00\x12)\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.tidegate.v1.FinishedH\x00\x12#\n\x05whole\x18\x04 \x01(\x0b\x32\x12.tidegate.v1.WholeH\x00\x42\x06\n\x04kind\"h\n\x05Whole\x12%\n\x07started\x18\x01 \x01(\x0b\x32\x14.tidegate.v1.Started\x12\x0f\n\x07\x62\x61tches\x18\x02 \x03(\x0c\x12\'\n\x08\x66inished\x18\x03 \x01(\x0b\x32\x15.tidegate.v1.Finished\"m\n\x07Started\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12%\n\x07receipt\x18\x02 \x01(\x0b\x32\x14.tidegate.v1.Receipt\x12\x0e\n\x06schema\x18\x03 \x01(\x0c\x12\x17\n\x0f\x64isclosure_json\x18\x04 \x01(\t\"\x14\n\x05\x42\x61tch\x12\x0b\n\x03ipc\x18\x01 \x01(\x0c\"\x90\x01\n\x08\x46inished\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\r\n\x05\x62ytes\x18\x02 \x01(\x04\x12\x15\n\rresult_digest\x18\x04 \x01(\t\x12%\n\x07receipt\x18\x05 \x01(\x0b\x32\x14.tidegate.v1.Receipt\x12\x13\n\x0breport_json\x18\x06 \x01(\t\x12\x14\n\x0c\x64igest_nonce\x18\x07 \x01(\t2\x9c\x01\n\x0cQueryService\x12\x44\n\x07\x45xplain\x12\x1b.tidegate.v1.ExplainRequest\x1a\x1c.tidegate.v1.ExplainResponse\x12\x46\n\x07\x45xecute\x12\x1b.tidegate.v1.ExecuteRequest\x1a\x1c.tidegate.v1.ExecuteResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,13 +39,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXECUTEREQUEST']._serialized_start=361
   _globals['_EXECUTEREQUEST']._serialized_end=532
   _globals['_EXECUTERESPONSE']._serialized_start=535
-  _globals['_EXECUTERESPONSE']._serialized_end=681
-  _globals['_STARTED']._serialized_start=683
-  _globals['_STARTED']._serialized_end=792
-  _globals['_BATCH']._serialized_start=794
-  _globals['_BATCH']._serialized_end=814
-  _globals['_FINISHED']._serialized_start=817
-  _globals['_FINISHED']._serialized_end=961
-  _globals['_QUERYSERVICE']._serialized_start=964
-  _globals['_QUERYSERVICE']._serialized_end=1120
+  _globals['_EXECUTERESPONSE']._serialized_end=718
+  _globals['_WHOLE']._serialized_start=720
+  _globals['_WHOLE']._serialized_end=824
+  _globals['_STARTED']._serialized_start=826
+  _globals['_STARTED']._serialized_end=935
+  _globals['_BATCH']._serialized_start=937
+  _globals['_BATCH']._serialized_end=957
+  _globals['_FINISHED']._serialized_start=960
+  _globals['_FINISHED']._serialized_end=1104
+  _globals['_QUERYSERVICE']._serialized_start=1107
+  _globals['_QUERYSERVICE']._serialized_end=1263
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,9 @@ COUNTS = st.integers(0, 2**53 - 1)
 ASCII = st.text(st.characters(max_codepoint=126), min_size=1, max_size=10)
 
 
-LINE = {"column": "rail.trips.person", "from": "health", "source": "f0", "count": 3}
+COLUMN = "rail.trips.person"
+SOURCES = {"from": {"health": 3}, "sources": ["f0"]}
+TO = {"fragment": "f1", "member": "rail", "column": COLUMN}
 
 
 def every_kind() -> list[entries.Entry]:
@@ -26,7 +28,7 @@ def every_kind() -> list[entries.Entry]:
     return [
         decision(),
         outcome(),
-        outcome() | {"keys": [LINE | {"fragment": "f1", "to": "rail"}]},
+        outcome() | {"keys": [SOURCES | {"to": [TO]}]},
         entries.refusal(request_id="r", caller=caller(), error=refused),
         entries.orphan(request_id="r", of=1),
         entries.expired(request_id="r", of=1),
@@ -41,7 +43,7 @@ def every_kind() -> list[entries.Entry]:
             policy_revision="",
             obligations="",
             agreements=["x"],
-            keys=[LINE],
+            keys=[SOURCES | {"column": COLUMN}],
             keys_may_go_to=["rail"],
         ),
         *(

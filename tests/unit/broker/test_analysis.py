@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
 from broker.analysis import Analysis, Stopwatch, cost
-from broker.values import ClosedRecord, Closing, FragmentReport, RecordedPlan
+from broker.values import ClosedRecord, Closing, FragmentReport, KeysGiven, RecordedPlan
 from tests.fakes.exchange import ManualClock
 from tests.unit.broker.test_stages import recorded_plan
 from tidegate.core.names import DatasetName
@@ -29,7 +27,6 @@ def fragment(number: int, *, keys_of: int | None = None) -> Fragment:
 
 
 def report(number: int, first_row_s: float) -> FragmentReport:
-    lines: tuple[Mapping[str, str | int], ...] = ({"from": "m0", "column": "m1.d.k", "count": 3},)
     return FragmentReport(
         f"f{number}",
         f"m{number}",
@@ -40,7 +37,7 @@ def report(number: int, first_row_s: float) -> FragmentReport:
         elapsed_s=0.25,
         first_row_s=first_row_s,
         rules=("x",),
-        keys_recorded=lines if number == 1 else (),
+        keys_given=(KeysGiven("m1.d.k", (("f0", "m0", 3),)),) if number == 1 else (),
     )
 
 

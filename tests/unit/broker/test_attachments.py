@@ -56,7 +56,7 @@ def read(pending: PendingFragment, deadline_s: float = 10.0) -> list[bytes]:
 def test_an_answer_that_is_what_the_node_signed_comes_whole() -> None:
     _, pending = sent()
     for chunk in (b"schema", b"batch"):
-        pending.put(chunk, wait=True)
+        pending.put(chunk)
     pending.finish(trailer(b"schema", b"batch", rows=5))
     assert read(pending) == [b"schema", b"batch"]
     assert (pending.report.rows, pending.report.suppressed, pending.report.entry_index) == (5, 2, 7)
@@ -67,7 +67,7 @@ def test_an_answer_that_is_what_the_node_signed_comes_whole() -> None:
 def test_another_digest_or_signature_is_no_answer(wrong: TrailerFacts) -> None:
     _, pending = sent()
     for chunk in (b"schema", b"batch"):
-        pending.put(chunk, wait=True)
+        pending.put(chunk)
     pending.finish(wrong)
     with pytest.raises(TidegateError) as caught:
         read(pending)
@@ -77,32 +77,61 @@ def test_another_digest_or_signature_is_no_answer(wrong: TrailerFacts) -> None:
 
 def test_a_part_that_is_too_large_ends_with_the_departments_name() -> None:
     _, pending = sent(bytes_max=10)
-    pending.put(b"schema", wait=True)
-    pending.put(b"x" * 11, wait=True)
+    pending.put(b"schema")
+    pending.put(b"x" * 11)
     with pytest.raises(TidegateError) as caught:
         read(pending)
     assert caught.value.code is Code.FETCH_LIMIT and "health" in caught.value.message
 
 
 def test_a_slow_reader_makes_its_own_node_wait_and_nobody_else() -> None:
-    _, pending = sent()
+    home, pending = sent()
     for _ in range(QUEUE_CHUNKS_MAX):
-        pending.put(b"c", wait=True)
-    over = threading.Thread(target=pending.put, args=(b"last",), kwargs={"wait": True})
+        pending.put(b"c")
+    over = threading.Thread(target=pending.put, args=(b"last",))
     over.start()
-    pending.put(b"small", wait=False)  # a small answer never waits
+    other = home.send(order(), FragmentReport("f1", "health", "node1"), CLOCK)
+    small = (b"schema", *[b"batch"] * (QUEUE_CHUNKS_MAX + 1))
+    other.take(small, trailer(*small))  # a small answer rides the stream that all others share, so it never waits
+    assert read(other) == list(small)
     chunks = pending.chunks(CLOCK.monotonic_s() + 10, threading.Event())
-    got = [next(chunks) for _ in range(QUEUE_CHUNKS_MAX + 2)]
+    got = [next(chunks) for _ in range(QUEUE_CHUNKS_MAX + 1)]
     over.join(10)
     assert not over.is_alive()
-    assert sorted(got) == sorted([b"c"] * QUEUE_CHUNKS_MAX + [b"small", b"last"])
+    assert got == [b"c"] * QUEUE_CHUNKS_MAX + [b"last"]
+
+
+def test_a_small_answer_is_whole_when_its_reader_wakes() -> None:
+    _, pending = sent()
+    assert not pending.report.is_whole
+    pending.take((b"schema", b"batch"), trailer(b"schema", b"batch", rows=5))
+    assert pending.report.is_whole and pending.report.rows == 5
+    assert read(pending) == [b"schema", b"batch"]
+    pending.take((b"schema", b"again"), trailer(b"schema", b"again"))  # what is over takes no more
+    assert pending.report.bytes == len(b"batch")
+
+
+@pytest.mark.parametrize(
+    ("bytes_max", "said", "code"),
+    [
+        (10, trailer(b"schema", b"x" * 11), Code.FETCH_LIMIT),
+        (100, trailer(b"schema", b"other"), Code.FETCH_INVALID_DATA),
+        (100, trailer(b"schema", b"x" * 11, signature=b"bad"), Code.FETCH_INVALID_DATA),
+    ],
+)
+def test_a_small_answer_is_held_to_limit_and_signature(bytes_max: int, said: TrailerFacts, code: Code) -> None:
+    _, pending = sent(bytes_max)
+    pending.take((b"schema", b"x" * 11), said)
+    with pytest.raises(TidegateError) as caught:
+        read(pending)
+    assert caught.value.code is code and not pending.report.is_whole
 
 
 def test_whoever_waits_for_a_reader_that_left_goes_on() -> None:
     home, pending = sent()
     for _ in range(QUEUE_CHUNKS_MAX):
-        pending.put(b"c", wait=True)
-    over = threading.Thread(target=pending.put, args=(b"last",), kwargs={"wait": True})
+        pending.put(b"c")
+    over = threading.Thread(target=pending.put, args=(b"last",))
     over.start()
     home.done(pending.order.id, cancel=True)
     over.join(10)
@@ -126,7 +155,7 @@ def test_deadline_and_cancel_end_the_reading() -> None:
 
 def test_a_node_that_leaves_fails_what_is_pending_by_name() -> None:
     home, pending = sent()
-    pending.put(b"schema", wait=True)
+    pending.put(b"schema")
     home.leave()
     with pytest.raises(TidegateError) as caught:
         read(pending)
@@ -181,7 +210,7 @@ def test_what_is_signed_names_fragment_grant_rows_and_digest() -> None:
         SpiffeId.parse("spiffe://x/member/health/node/n"), "s", (), lambda data, _: bool(seen.append(data)) or True
     )
     pending = home.send(order(), FragmentReport("f0", "health", "n"), CLOCK)
-    pending.put(b"s", wait=True)
+    pending.put(b"s")
     facts = trailer(b"s", rows=3)
     pending.finish(facts)
     assert seen == [

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from broker import keys
-from broker.keys import Distinct, destinations, fragment_digest, pack, recorded, terms
+from broker.keys import Distinct, destinations, fragment_digest, lines, pack, terms
+from broker.values import FragmentReport, KeysGiven
 from tidegate import ipc
 from tidegate.core.decision import Constraints, Decision, ResourceDecision
 from tidegate.core.errors import Code, TidegateError
@@ -194,6 +195,30 @@ def test_the_record_names_who_gave_what_to_whom() -> None:
     made = pack([gathered(pa.array([1, 2])).values()])
     assert made is not None
     (reduction,) = terms(CHAIN)["f1"]
-    assert recorded(CHAIN.fragments[1], [made.sent(0, reduction)]) == [
-        {"fragment": "f1", "to": "sea", "column": "sea.data.k", "from": "air", "source": "f0", "count": 2}
+    found = keys.given(CHAIN.fragments[1], [made.sent(0, reduction)])
+    assert found == (KeysGiven("sea.data.k", (("f0", "air", 2),)),)
+    report = FragmentReport("f1", "sea", "main", keys_given=found)
+    to = [{"fragment": "f1", "member": "sea", "column": "sea.data.k"}]
+    assert lines([FragmentReport("f0", "air", "main"), report]) == [{"from": {"air": 2}, "sources": ["f0"], "to": to}]
+
+
+def test_targets_of_the_same_keys_share_a_line_and_a_member_is_named_once() -> None:
+    sources = (("f0", "air", 2), ("f1", "land", 3), ("f2", "air", 5))
+    reports = [
+        FragmentReport("f3", "sea", "main", keys_given=(KeysGiven("sea.data.k", sources),)),
+        FragmentReport(
+            "f4", "lake", "main", keys_given=(KeysGiven("lake.data.k", sources[:1]), KeysGiven("lake.x.k", sources))
+        ),
     ]
+    assert lines(reports) == [
+        {
+            "from": {"air": 7, "land": 3},
+            "sources": ["f0", "f1", "f2"],
+            "to": [
+                {"fragment": "f3", "member": "sea", "column": "sea.data.k"},
+                {"fragment": "f4", "member": "lake", "column": "lake.x.k"},
+            ],
+        },
+        {"from": {"air": 2}, "sources": ["f0"], "to": [{"fragment": "f4", "member": "lake", "column": "lake.data.k"}]},
+    ]
+    assert reports[1].keys_received[0] == ("air", "lake.data.k", 2)

@@ -25,7 +25,7 @@ from broker.values import (
     Request,
     RestrictedPlan,
 )
-from broker.wire.query import QueryServicer
+from broker.wire.asking import Asking
 from tests.fakes.exchange import ManualClock, SmallExchange
 from tests.unit.broker.test_open_calls import cancelled, opened
 from tests.unit.sql.test_structure import PEOPLE, PROTECTED
@@ -93,13 +93,11 @@ def test_counts_of_data_that_is_shared_row_by_row_are_told() -> None:
 def test_an_id_that_the_broker_made_is_used_up_as_well() -> None:
     used = UsedIds(clock=ManualClock())
     unused: Any = None
-    servicer = QueryServicer(
-        guard=unused, pipeline=unused, admission=unused, used=used, clock=ManualClock(), ids=SystemIds()
-    )
-    made = servicer._id("")
+    asking = Asking(guard=unused, used=used, clock=ManualClock(), ids=SystemIds())
+    made = asking._id("")
     assert re.fullmatch("[0-9a-f]{32}", made)
     with pytest.raises(TidegateError) as caught:
-        servicer._id(made)
+        asking._id(made)
     assert caught.value.code is Code.CAT_CONFLICT
 
 

@@ -36,10 +36,10 @@ from tidegate.wire import from_detail
 def test_what_comes_after_the_trailer_takes_no_memory() -> None:
     """The Attach stream never waits: answer after answer to one fragment would all be kept, up to its limit of gigabytes."""
     _, pending = sent()
-    pending.put(b"schema", wait=False)
+    pending.put(b"schema")
     pending.finish(trailer(b"schema"))
     for _ in range(100):
-        pending.put(b"x" * 1000, wait=False)
+        pending.put(b"x" * 1000)
     pending.finish(trailer(b"schema"))
     assert len(pending._items) == 2
     assert read(pending) == [b"schema"]
@@ -49,7 +49,7 @@ def test_a_failure_stays_the_first_one_and_nothing_follows_it() -> None:
     _, pending = sent()
     pending.fail(error_for(Code.FETCH_NODE_FAILED, "first"))
     pending.fail(error_for(Code.FETCH_NODE_AWAY, "second"))
-    pending.put(b"schema", wait=True)
+    pending.put(b"schema")
     with pytest.raises(TidegateError) as caught:
         read(pending)
     assert caught.value.message == "first"
@@ -58,7 +58,7 @@ def test_a_failure_stays_the_first_one_and_nothing_follows_it() -> None:
 
 def test_an_answer_that_came_whole_is_not_lost_when_its_node_leaves() -> None:
     home, pending = sent()
-    pending.put(b"schema", wait=True)
+    pending.put(b"schema")
     pending.finish(trailer(b"schema"))
     home.leave()
     assert read(pending) == [b"schema"]
@@ -68,9 +68,9 @@ def test_a_caller_who_never_reads_holds_a_thread_of_the_nodes_until_the_deadline
     clock = ManualClock()
     pending = PendingFragment(order(), FragmentReport("f0", "health", "n"), lambda _data, _signature: True, clock)
     for _ in range(QUEUE_CHUNKS_MAX):
-        pending.put(b"c", wait=True)
+        pending.put(b"c")
     clock.move(seconds=pending.order.deadline_s)
-    stuck = threading.Thread(target=pending.put, args=(b"last",), kwargs={"wait": True}, daemon=True)
+    stuck = threading.Thread(target=pending.put, args=(b"last",), daemon=True)
     stuck.start()
     stuck.join(5)
     assert not stuck.is_alive()
@@ -83,7 +83,7 @@ def test_a_caller_who_never_reads_holds_a_thread_of_the_nodes_until_the_deadline
 @pytest.mark.parametrize("count", [-1, COUNT_MAX + 1, (1 << 63) - 1])
 def test_counts_that_no_entry_of_the_log_could_hold_end_the_part_by_name(field: str, count: int) -> None:
     _, pending = sent()
-    pending.put(b"schema", wait=True)
+    pending.put(b"schema")
     changes: dict[str, Any] = {field: count}
     pending.finish(replace(trailer(b"schema"), **changes))
     with pytest.raises(TidegateError) as caught:

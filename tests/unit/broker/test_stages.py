@@ -30,6 +30,7 @@ from tidegate.core.clock import SystemClock, SystemIds
 from tidegate.core.decision import Constraints, Decision, ResourceDecision
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.grant import Grant
+from tidegate.core.limits import ENTRY_BYTES_MAX
 from tidegate.core.names import DatasetName, IdentityKind, SpiffeId
 from tidegate.sql.model import BoundQuery, FederatedPlan, Fragment, Reduction, RenderedSql
 
@@ -89,7 +90,7 @@ class Node:
             answer = answer.filter(pc.is_in(answer.column(0), value_set=values))
         chunks = list(ipc.cut(answer.schema, answer.to_batches(max_chunksize=self.batch_rows)))
         for chunk in chunks:
-            pending.put(chunk, wait=True)
+            pending.put(chunk)
         asked = Grant.parse(order.grant).keys_go_to
         pending.finish(
             TrailerFacts(answer.num_rows, 0, ipc.digest(chunks), b"", 0, 1, 0.0, (), tuple(set(asked) - self.forbids))
@@ -348,7 +349,8 @@ def test_more_keys_than_the_limit_do_not_go(run: Callable[..., World], monkeypat
 def test_keys_that_the_record_has_no_room_for_do_not_go(
     run: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stages, "KEYS_RECORD_CHARS_MAX", 200)
+    one = 150  # bytes are what the sources and one destination take; a second destination takes more than is left
+    monkeypatch.setattr(stages, "OUTCOME_BYTES", ENTRY_BYTES_MAX - 3 * stages.LEAF_BYTES - one)
     nodes = [*two(), Node("land", {"f2": table(1, 3, 9)})]
     world = run(nodes, SOURCE, TARGET, fragment("f2", "land", by("f0")))
     answers = world.read()

@@ -41,6 +41,7 @@ schema:
       - {property: class, value: conditional}
       - {property: subject_column, value: tailnum}
       - {property: hidden_from, value: [weather]}
+      - {property: bearer_ok, value: true}
       - {property: steward, value: sam}
     properties:
       - name: year
@@ -90,6 +91,7 @@ def test_everything_that_a_contract_says_arrives(tmp_path: Path) -> None:
         "frequency 1 d",
         ("weather",),
     )
+    assert dataset.bearer_ok
     assert dict(dataset.extra) == {"steward": "sam", "mask.tailnum": "pseudonym"}
     assert [(column.name, column.type) for column in dataset.columns] == [
         ("year", "BIGINT"),
@@ -128,6 +130,7 @@ def test_several_tables_are_several_datasets(tmp_path: Path) -> None:
         ("logicalType: number\n        physicalType: numeric(8, 2)", "logicalType: object", "column delay"),
         ("value: n1", "value: [n1]", "node"),
         ("value: [weather]", "value: weather", "hidden_from"),
+        ("value: true", "value: 'false'", "bearer_ok"),
         ("{property: steward, value: sam}", "{property: node, value: n2}", "occurs twice"),
         ("- name: year", "- name: tg_subject", "column name"),
         ("name: Departures", "name: a\nname: b", "not valid YAML"),

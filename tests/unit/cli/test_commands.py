@@ -48,8 +48,8 @@ LEAVES = [path for path, command in ALL if not hasattr(command, "commands")]
 
 def test_the_verbs_are_those_that_are_documented() -> None:
     assert {path[0] for path in LEAVES} == {
-        "access", "audit", "context", "dataset", "doctor", "init", "join", "member", "node", "purposes", "query", "receipt",
-        "renew", "search", "up", "whoami",
+        "access", "audit", "connection-options", "context", "dataset", "doctor", "init", "join", "member", "node", "proxy",
+        "purposes", "query", "receipt", "renew", "search", "token", "up", "whoami",
     }  # fmt: skip
     assert len(LEAVES) >= 31
 

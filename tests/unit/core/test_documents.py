@@ -77,6 +77,16 @@ def test_a_dataset_without_what_it_must_have_is_refused(key: str) -> None:
     assert caught.value.code is Code.CAT_INVALID
 
 
+def test_a_mark_for_bearer_tokens_is_false_until_it_is_true() -> None:
+    data = DATASET.to_json()
+    assert data.pop("bearer_ok") is False
+    assert Dataset.from_json(data).bearer_ok is False
+    assert Dataset.from_json({**data, "bearer_ok": True}).bearer_ok is True
+    for word in ("true", "false", 1, None, []):
+        with pytest.raises(TidegateError):
+            Dataset.from_json({**data, "bearer_ok": word})
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidegate.core.errors import Code, TidegateError
-from tidegate.core.values import Value, decode, encode
+from tidegate.core.values import COLUMN_MIN, Value, decode, encode
 
 SCALARS = (
     st.none()
@@ -39,6 +40,19 @@ def test_a_value_comes_back_as_it_went(value: Value) -> None:
     assert type(again) is type(value)
 
 
+@given(st.lists(st.integers(-(10**38), 10**38), min_size=COLUMN_MIN) | st.lists(st.text(), min_size=COLUMN_MIN))
+def test_a_long_list_of_one_type_goes_as_a_column_and_comes_back(values: list[Value]) -> None:
+    sent = encode(values)
+    assert sent["t"] in ("li", "ls")
+    assert decode(json.loads(json.dumps(sent))) == values
+
+
+def test_a_short_or_mixed_list_goes_as_it_always_did() -> None:
+    for values in ([1] * (COLUMN_MIN - 1), [*range(COLUMN_MIN), None], [*range(COLUMN_MIN), True], [1.0] * COLUMN_MIN):
+        assert encode(values)["t"] == "l"
+        assert decode(encode(values)) == values
+
+
 def test_not_a_number_travels() -> None:
     again = decode(encode(math.nan))
     assert isinstance(again, float) and math.isnan(again)
@@ -53,6 +67,14 @@ def test_not_a_number_travels() -> None:
         {"t": "i", "v": 1},
         {"t": "i", "v": "1" * 50},
         {"t": "i", "v": "x"},
+        {"t": "li", "v": ""},
+        {"t": "li", "v": "1 x"},
+        {"t": "li", "v": "1 " + "1" * 50},
+        {"t": "li", "v": [1, 2]},
+        {"t": "ls", "v": []},
+        {"t": "ls", "v": "text"},
+        {"t": "ls", "v": ["text", 1]},
+        {"t": "ls", "v": {"text": 1}},
         {"t": "b", "v": "yes"},
         {"t": "d", "v": "1e999999999999999999"},
         {"t": "d", "v": "x"},

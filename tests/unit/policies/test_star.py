@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from policies.star import unlisted
+from policies.star import listed, unlisted
 from tidegate.core.agreement import Agreement
 from tidegate.core.caller import Caller
 from tidegate.core.dataset import Column, Dataset, DatasetClass
@@ -87,3 +87,23 @@ def test_a_request_without_legal_basis_meets_any_agreement() -> None:
 
 def test_an_unknown_clearance_leaves_everything_for_the_policy_to_refuse() -> None:
     assert left_out(OPEN, clearance="unheard-of") == set()
+
+
+def shown(dataset: Dataset, *agreements: Agreement, **caller: Any) -> list[str]:
+    return [column.name for column in listed(replace(CALLER, **caller), dataset, agreements)]
+
+
+def test_a_list_of_columns_shows_what_some_query_could_read_for_whatever_purpose() -> None:
+    assert shown(OPEN) == ["id", "region"] == shown(STAFF)
+    assert shown(OPEN, clearance="restricted") == ["id", "region", "salary"]
+    one = replace(TERMS, columns=("id",), purposes=("planning",), legal_basis="act.2")
+    two = replace(TERMS, id="a2", columns=("region", "salary"))
+    assert shown(STAFF, one) == ["id"]
+    assert shown(STAFF, one, two) == ["id", "region"], "several are added up here: each query names its own purpose"
+    assert shown(STAFF, one, two, clearance="secret") == ["id", "region", "salary"]
+
+
+def test_a_list_of_columns_heeds_nobody_elses_agreement_and_shows_nothing_rather_than_all() -> None:
+    assert shown(STAFF, replace(TERMS, columns=("id",), grantee="press")) == ["id", "region"]
+    assert shown(STAFF, replace(TERMS, columns=("id",), dataset=DatasetName.parse("north.other"))) == ["id", "region"]
+    assert shown(STAFF, replace(TERMS, columns=("salary",))) == [] == shown(OPEN, clearance="unheard-of")

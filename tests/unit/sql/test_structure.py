@@ -54,6 +54,26 @@ def test_denied_dataset_and_denied_decision_refuse() -> None:
         assert caught.value.code is Code.POLICY_REFUSED
 
 
+@pytest.mark.parametrize(
+    ("condition", "compared"),
+    [
+        ("a.m = b.m", True),
+        ("coalesce(a.m, 0) = b.m", True),
+        ("a.m = (SELECT max(x.m) FROM sea.b x)", True),
+        ("a.k = b.k AND a.m * 2 > b.m", False),
+        ("a.k = b.k AND a.m * a.n > (SELECT sum(x.m * x.n) * 0.1 FROM sea.b x)", False),
+        ("a.k = b.k AND EXISTS (SELECT 1 FROM (SELECT m - 1 AS less FROM sea.b) x WHERE x.less < a.m)", False),
+    ],
+)
+def test_what_arithmetic_makes_of_a_masked_number_is_compared_as_a_number(condition: str, compared: bool) -> None:
+    policy = decide({"air.a": resource(m=ColumnRule("masked", Mask("bucket", {"width": 2})))})
+    sql = f"SELECT a.k FROM air.a a JOIN sea.b b ON {condition}"
+    if compared:
+        assert reason(sql, policy) == (Code.POLICY_STRUCTURE, "masked_join")
+    else:
+        WORLD.run(sql, policy=policy)
+
+
 @pytest.mark.parametrize("mode", ["match", "aggregate_at_home", "closed"])
 def test_mode_that_is_not_built_refuses(mode: Any) -> None:
     code, _ = reason("SELECT count(*) FROM air.a", decide({"air.a": resource(replace(ROWS, mode=mode))}))

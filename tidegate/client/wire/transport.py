@@ -13,8 +13,10 @@ from tidegate.client.facts import ExplainedFacts
 from tidegate.client.wire.reading import json_object, text
 from tidegate.client.wire.stream import Stream, receipt_facts
 from tidegate.client.wire.stream import item as stream_item
-from tidegate.core.limits import PROTOCOL_VERSION
+from tidegate.core.errors import TidegateError
+from tidegate.core.limits import FEATURE_WHOLE, PROTOCOL_VERSION
 from tidegate.core.values import Value, encode
+from tidegate.telemetry import NO_TRACE, Trace, client_trace, metadata_of
 from tidegate.v1 import (
     audit_service_pb2,
     audit_service_pb2_grpc,
@@ -68,11 +70,23 @@ class Transport:
         self._channel.close()
 
     @staticmethod
-    def _call(method: Callable[..., _Answer], request: Any, deadline_s: float = CALL_DEADLINE_S) -> _Answer:
+    def _call(
+        method: Callable[..., _Answer], request: Any, deadline_s: float = CALL_DEADLINE_S, trace: Trace = NO_TRACE
+    ) -> _Answer:
         try:
-            return method(request, timeout=deadline_s)
+            return method(request, timeout=deadline_s, metadata=metadata_of(trace))
         except grpc.RpcError as error:
             raise from_rpc_error(error) from error
+
+    def _traced(self, name: str, method: Callable[..., _Answer], request: Any, deadline_s: float) -> _Answer:
+        trace, code = client_trace(name), ""
+        try:
+            return self._call(method, request, deadline_s, trace)
+        except TidegateError as error:
+            code = error.code.value
+            raise
+        finally:
+            trace.end(code)
 
     # queries
 
@@ -92,10 +106,12 @@ class Transport:
             legal_basis=legal_basis,
             parameters_json=_parameters(parameters),
             deadline_s=deadline_s,
-            version=common_pb2.Version(protocol=PROTOCOL_VERSION),
+            version=common_pb2.Version(protocol=PROTOCOL_VERSION, features=(FEATURE_WHOLE,)),
         )
         # A second more than the broker's own deadline, so that its clear error arrives rather than ours.
-        return Stream(self._execute(request, timeout=deadline_s + 1.0))
+        trace = client_trace("tidegate.query")
+        call = self._execute(request, timeout=deadline_s + 1.0, metadata=metadata_of(trace))
+        return Stream(call, trace)
 
     def explain(
         self,
@@ -108,7 +124,8 @@ class Transport:
         deadline_s: float = CALL_DEADLINE_S,
     ) -> ExplainedFacts:
         """Ask for the plan; with ``analyze``, for its cost too, which takes as long as the query does."""
-        answer = self._call(
+        answer = self._traced(
+            "tidegate.explain",
             self._query.Explain,
             query_service_pb2.ExplainRequest(
                 sql=text(sql, "SQL"),
@@ -287,6 +304,11 @@ class Transport:
         """Renew the caller's certificate: (certificate, chain)."""
         answer = self._call(self._members.RenewCertificate, member_service_pb2.RenewCertificateRequest(csr_pem=csr_pem))
         return answer.certificate_pem, answer.chain_pem
+
+    def issue_token(self, lifetime_s: int) -> tuple[str, str, str]:
+        """Get a bearer token: the token, when it ends, and the address of the listener that takes it."""
+        answer = self._call(self._members.IssueToken, member_service_pb2.IssueTokenRequest(lifetime_s=lifetime_s))
+        return answer.token, answer.expires_at, answer.address
 
     def whoami(self) -> dict[str, Any]:
         """Ask how the broker sees the caller."""

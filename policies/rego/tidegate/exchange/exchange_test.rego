@@ -5,7 +5,7 @@ import rego.v1
 import data.tidegate.exchange
 
 resource := {
-	"ref": "r0", "dataset": "aviation.flights", "owner": "aviation", "class": "conditional", "citation": "", "subject_column": "",
+	"ref": "r0", "dataset": "aviation.flights", "owner": "aviation", "class": "conditional", "citation": "", "subject_column": "", "bearer_ok": false,
 	"columns": [
 		{"name": "origin", "type": "VARCHAR", "sensitivity": "public", "element": "", "used_as": ["group"]},
 		{"name": "tailnum", "type": "VARCHAR", "sensitivity": "restricted", "element": "", "used_as": ["output"]},
@@ -21,7 +21,7 @@ agreement := {
 
 question := {
 	"version": 1,
-	"caller": {"member": "health", "kind": "service", "name": "triage", "roles": ["analyst"], "clearance": "restricted", "tier": "government"},
+	"caller": {"member": "health", "kind": "service", "name": "triage", "roles": ["analyst"], "clearance": "restricted", "tier": "government", "bound": "certificate"},
 	"request": {
 		"id": "q", "time": "2026-11-21T10:00:00.000000Z", "purpose": "epidemic.control",
 		"legal_basis": "law.a", "door": "cli", "emergency": null,
@@ -112,4 +112,30 @@ test_missing_overlay_leaves_no_answer if {
 
 test_unknown_version_has_no_answer if {
 	not exchange.answer with input as changed({"version": 2}) with data.tidegate.bundle as {"revision": "test", "overlays": []}
+}
+
+test_a_bearer_is_refused_where_the_owner_did_not_mark_the_dataset if {
+	codes(changed({"caller": {"bound": "bearer"}})) == ["bearer_not_permitted"]
+}
+
+test_a_bearer_may_use_a_marked_dataset_as_anybody_else if {
+	marked := object.union(resource, {"bearer_ok": true})
+	answered(changed({"caller": {"bound": "bearer"}, "resources": [marked]})).allow == true
+	codes(changed({"caller": {"bound": "bearer"}, "resources": [marked], "agreements": []})) == ["agreement_missing"]
+}
+
+test_one_unmarked_dataset_refuses_the_whole_query_of_a_bearer if {
+	marked := object.union(resource, {"bearer_ok": true})
+	other := object.union(resource, {"ref": "r1"})
+	codes(changed({"caller": {"bound": "bearer"}, "resources": [marked, other]})) == ["bearer_not_permitted"]
+}
+
+test_a_bearer_is_told_everything_that_is_missing_at_once if {
+	codes(changed({"caller": {"bound": "bearer"}, "agreements": []})) == ["agreement_missing", "bearer_not_permitted"]
+}
+
+test_no_answer_for_a_caller_that_is_bound_in_no_known_way if {
+	count([1 | answered(changed({"caller": {"bound": "cookie"}}))]) == 0
+	count([1 | answered(json.remove(question, ["/caller/bound"]))]) == 0
+	count([1 | answered(question)]) == 1
 }

@@ -3,15 +3,16 @@ package tidegate.exchange
 
 import rego.v1
 
-assessment(r) := assessed(r, base(r, {c.name | some c in r.columns}), tightened(r))
+assessment(r) := assessed(r, base(r, {c.name | some c in r.columns}), tightened(r), bearer_refusals(r))
 
-assessed(r, b, _) := {"ref": r.ref, "refusals": b.refusals, "grounds": [], "expires_at": null, "resource": null} if {
+assessed(r, b, _, unbound) := {"ref": r.ref, "refusals": refusals, "grounds": [], "expires_at": null, "resource": null} if {
 	count(b.refusals) > 0
+	refusals := array.concat(b.refusals, unbound)
 }
 
-assessed(r, b, t) := {
+assessed(r, b, t, unbound) := {
 	"ref": r.ref,
-	"refusals": array.concat(array.concat(t.refusals, mode_refusals(r, mode)), columns.refusals),
+	"refusals": array.concat(array.concat(unbound, t.refusals), array.concat(mode_refusals(r, mode), columns.refusals)),
 	"grounds": array.concat(b.grounds, t.grounds),
 	"expires_at": b.expires_at,
 	"resource": {
@@ -24,6 +25,29 @@ assessed(r, b, t) := {
 	count(b.refusals) == 0
 	mode := modes[least(array.concat([mode_rank[b.mode]], t.modes))]
 	columns := columns_of(r, b, t, proposals(r, t))
+}
+
+# METADATA
+# title: A bearer token may use what its owner marked for it
+# description: |
+#   A certificate is bound to the connection by its key; a token is shown by whoever holds it. A way to be bound that is not
+#   known, or a dataset that does not say, leaves this undefined, and so the answer: a refusal.
+# custom: {code: bearer_not_permitted, source: "design doors.md, Arrow Flight SQL"}
+bearer_refusals(_) := [] if input.caller.bound == "certificate"
+
+bearer_refusals(r) := [] if {
+	input.caller.bound == "bearer"
+	r.bearer_ok == true
+}
+
+bearer_refusals(r) := [{
+	"code": "bearer_not_permitted",
+	"text": sprintf("%s may not be used with a bearer token", [r.dataset]),
+	"ask_for": "a connection with your certificate, such as `tidegate proxy`; or bearer_ok in the catalogue entry",
+	"decided_by": sprintf("the steward of %s", [r.owner]),
+}] if {
+	input.caller.bound == "bearer"
+	r.bearer_ok == false
 }
 
 modes := ["closed", "match", "aggregate_at_home", "aggregate", "rows"]
