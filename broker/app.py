@@ -29,6 +29,7 @@ from broker.listeners import (
     NODES_PER_CALLER_MAX,
     NODES_SILENT_MAX,
     Listener,
+    ListenerSpec,
     bearer_listener,
     callers_listener,
     enrolment_listener,
@@ -44,6 +45,7 @@ from broker.plan_cache import PlanCache
 from broker.record import Record
 from broker.replay import UsedIds
 from broker.rewrite import Rewrite
+from broker.warm import warm_arrow
 from broker.wire.asking import Asking
 from broker.wire.bearer import bearer_door
 from broker.wire.flight.handles import STATEMENTS
@@ -105,6 +107,7 @@ class Broker:
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         keep_buffers()
+        warmed = warm_arrow()
         config, clock, ids = self.config, self._clock, self._ids
         addresses = _addresses(config)
         self.log = AuditLog.open(config.log_folder, clock, ids)
@@ -171,6 +174,7 @@ class Broker:
             record=administration.record,
             exchange=self.exchange,
         )
+        warmed()
         self._serve(identity, administration, enrolment)
         self._observe.serve(self._sources(plans, point, identity), self.log)
         administration.record(
@@ -259,23 +263,25 @@ class Broker:
             enrolment=EnrolmentServicer(enrolment=enrolment),
             bearer_flight=None if bearer is None else self._flight(bearer, self._asking(bearer)),
         )
-        mutual, open_ = identity.mutual_credentials(), identity.enrolment_credentials()
-        specs = [
-            (
-                callers_listener(config.listen.callers, mutual, callers, threads=limits.callers_threads),
-                services.callers,
-            ),
-            (
-                nodes_listener(config.listen.nodes, mutual, nodes, attachments_max=limits.attachments_max),
-                services.nodes,
-            ),
-            (enrolment_listener(config.listen.enrolment, open_, Porch(ids=ids, log=self._log)), services.enrolment),
-        ]
-        if bearer is not None:
-            specs.append((bearer_listener(config.listen.bearer, open_, bearer), services.bearer))
-        for spec, added in specs:
+        specs = self._specs(identity, callers, nodes, bearer)
+        served = (services.callers, services.nodes, services.enrolment, services.bearer)
+        for spec, added in zip(specs, served, strict=False):  # without a bearer listener its services are nobody's
             guarded = callers if spec.name == "callers" else None
             self._listeners.append(Listener(spec, added, self._observe.last(guarded)))
+
+    def _specs(
+        self, identity: BrokerIdentity, callers: Guard, nodes: Guard, bearer: Guard | None
+    ) -> list[ListenerSpec]:
+        """Describe the listeners. Each has credentials of its own: gRPC asks for the first ones once for each object."""
+        listen, limits = self.config.listen, self.config.limits
+        porch = Porch(ids=self._ids, log=self._log)
+        mutual, open_ = identity.mutual_credentials, identity.enrolment_credentials
+        specs = [
+            callers_listener(listen.callers, mutual(), callers, threads=limits.callers_threads),
+            nodes_listener(listen.nodes, mutual(), nodes, attachments_max=limits.attachments_max),
+            enrolment_listener(listen.enrolment, open_(), porch),
+        ]
+        return specs if bearer is None else [*specs, bearer_listener(listen.bearer, open_(), bearer)]
 
     def _asking(self, guard: Guard) -> Asking:
         return Asking(guard=guard, used=UsedIds(clock=self._clock), clock=self._clock, ids=self._ids)

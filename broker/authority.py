@@ -202,6 +202,7 @@ class BrokerIdentity:
     ) -> None:
         self.spiffe = SpiffeId(authority.exchange, IdentityKind.BROKER, "", name)
         self.handshakes = 0
+        self.swaps = 0  # of credentials, under handshakes to come
         self._authority = authority
         self._exchange = exchange
         self._clock = clock
@@ -224,30 +225,32 @@ class BrokerIdentity:
         return keys.sign(current.key, data), current.presented_pem
 
     def mutual_credentials(self) -> grpc.ServerCredentials:
-        """Server credentials that demand a client certificate under the root; renewed without a restart."""
-        return grpc.dynamic_ssl_server_credentials(
-            self._configuration(mutual=True), lambda: self._fetch(mutual=True), True
-        )
+        """Server credentials for one listener that demand a client certificate under the root; renewed without a restart."""
+        return self._credentials(mutual=True)
 
     def enrolment_credentials(self) -> grpc.ServerCredentials:
-        """Server credentials without client certificates. They show the root too: a joiner knows its fingerprint."""
-        return grpc.dynamic_ssl_server_credentials(
-            self._configuration(mutual=False), lambda: self._fetch(mutual=False), False
-        )
+        """Server credentials for one listener, without client certificates; the root is shown, whose digest a joiner knows."""
+        return self._credentials(mutual=False)
 
-    def _fetch(self, *, mutual: bool) -> grpc.ServerCertificateConfiguration:
-        # gRPC asks at every handshake, from threads of its own; it compares and swaps by itself.
-        self.handshakes += 1
-        return self._configuration(mutual=mutual)
+    def _credentials(self, *, mutual: bool) -> grpc.ServerCredentials:
+        given = self.current()
 
-    def _configuration(self, *, mutual: bool) -> grpc.ServerCertificateConfiguration:
-        current = self.current()
-        if mutual:
-            return grpc.ssl_server_certificate_configuration(
-                [(current.key_pem, current.presented_pem)], root_certificates=current.root_pem
-            )
-        shown = current.presented_pem + current.root_pem
-        return grpc.ssl_server_certificate_configuration([(current.key_pem, shown)])
+        def fetch() -> grpc.ServerCertificateConfiguration | None:
+            # gRPC asks at every handshake, from threads of its own, and swaps in whatever it is given. It frees the old
+            # one under handshakes that still use it (seen with grpcio 1.85: a crash when a hundred nodes dial at once), so
+            # it is given a new one only when there is one.
+            nonlocal given
+            current = self.current()
+            with self._lock:
+                self.handshakes += 1
+                if current is given:
+                    return None
+                given = current
+                self.swaps += 1
+            return _configuration(current, mutual=mutual)
+
+        first = _configuration(given, mutual=mutual)
+        return grpc.dynamic_ssl_server_credentials(first, fetch, mutual)  # type: ignore[arg-type]  # None: as it was
 
     def _issue(self) -> LocalIdentity:
         key = keys.new_key()
@@ -324,3 +327,12 @@ def _usage(*, ca: bool) -> x509.KeyUsage:
 
 def _pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _configuration(identity: LocalIdentity, *, mutual: bool) -> grpc.ServerCertificateConfiguration:
+    if mutual:
+        return grpc.ssl_server_certificate_configuration(
+            [(identity.key_pem, identity.presented_pem)], root_certificates=identity.root_pem
+        )
+    shown = identity.presented_pem + identity.root_pem
+    return grpc.ssl_server_certificate_configuration([(identity.key_pem, shown)])

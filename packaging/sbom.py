@@ -27,11 +27,12 @@ from cyclonedx.model.component import Component, ComponentScope, ComponentType
 from cyclonedx.model.license import License
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 _HASH = re.compile(r"--hash=sha256:([0-9a-f]{64})")
-_PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)")
+_PIN = re.compile(r"([A-Za-z0-9._-]+)==([^\s;\\]+)(?: *; *([^\\\n]+))?")
 # What some projects write where an SPDX identifier belongs; the classifiers say the rest.
 _SPDX = {
     "3-Clause BSD License": "BSD-3-Clause",
@@ -86,11 +87,12 @@ def read_wheel(path: Path) -> Wheel:
 
 
 def read_lock(path: Path) -> Lock:
-    """Read the lock file."""
+    """Read the lock file; of several versions of one package, that which is for this Python."""
     locked: Lock = {}
     for block in re.split(r"\n(?=\S)", path.read_text(encoding="utf-8")):
         found = _PIN.match(block)
-        if found:
+        other = found and found[3] and not Marker(found[3].strip()).evaluate()
+        if found and not (other and canonicalize_name(found[1]) in locked):
             locked[canonicalize_name(found[1])] = (found[2], tuple(_HASH.findall(block)))
     return locked
 

@@ -613,8 +613,33 @@ def test_the_listeners_show_a_renewed_certificate_without_a_restart(tmp_path: Pa
         address, port = joining.split_address(running.exchange.info.enrolment)
         shown = {ssl.get_server_certificate((address, port)) for _ in range(3)}
         assert len(shown) == 3
-        assert running.broker.handshakes >= 3
+        assert running.broker.handshakes >= 3 and running.broker.swaps >= 3
         identity = running.exchange.member()
         for _ in range(2):
             with open_channel(running.exchange.info.callers, identity) as channel:
                 assert who_am_i(channel).identity == str(identity.spiffe)
+
+
+def test_hundreds_of_handshakes_at_once_leave_the_broker_standing(tmp_path: Path) -> None:
+    """All of a city's nodes dial at one moment, after a broker's start. Swapping credentials under them crashed gRPC."""
+    with running_exchange(tmp_path) as running:
+        identity = running.exchange.member()
+        failed: list[object] = []
+
+        def dial() -> None:
+            for _ in range(25):
+                with open_channel(running.exchange.info.callers, identity) as channel:
+                    try:
+                        grpc.channel_ready_future(channel).result(timeout=60)
+                    except grpc.FutureTimeoutError as error:
+                        failed.append(error)
+
+        threads = [threading.Thread(target=dial) for _ in range(24)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not failed
+        assert running.broker.handshakes >= 600 and running.broker.swaps == 0
+        with open_channel(running.exchange.info.callers, identity) as channel:
+            assert who_am_i(channel).identity == str(identity.spiffe)

@@ -209,8 +209,8 @@ def test_the_client_brings_one_top_level_name_and_one_command(client: CleanEnvir
 
 
 def test_the_client_imports_what_it_needs_and_no_more_than_that_is_installed(client: CleanEnvironment) -> None:
-    # tidegate.sql runs in the exchange alone, which brings sqlglot.
-    done = client.run(client.python, "-c", IMPORT_ALL, "tidegate", "tidegate.sql")
+    # tidegate.sql runs in the exchange alone, which brings sqlglot; tidegate.otel only where the extra `otel` was asked for.
+    done = client.run(client.python, "-c", IMPORT_ALL, "tidegate", "tidegate.sql,tidegate.otel")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {}
     absent = client.run(
@@ -294,7 +294,7 @@ def test_the_exchange_imports_without_any_extra(server: CleanEnvironment) -> Non
         "-c",
         IMPORT_ALL,
         tops,
-        "catalogue.migrations.env,tidegate.__main__,engine.worker,engine.planning_worker",
+        "catalogue.migrations.env,tidegate.__main__,tidegate.otel,engine.worker,engine.planning_worker",
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == {}
