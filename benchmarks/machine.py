@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("duckdb", "pyarrow", "grpcio", "sqlglot", "cryptography", "psycopg")
+PACKAGES = ("duckdb", "pyarrow", "grpcio", "adbc-driver-flightsql", "sqlglot", "cryptography", "psycopg")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: reset the peak resident set size
 

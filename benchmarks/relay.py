@@ -1,8 +1,9 @@
-"""The peer of ``benchmarks.stream``: a bare grpcio relay that knows nothing; bytes in, bytes out, over mutual TLS.
+"""The peer of ``benchmarks.stream`` and ``benchmarks.flight``: a bare grpcio relay; bytes in, bytes out, over mutual TLS.
 
 ``python -m benchmarks.relay producer FOLDER`` serves the chunks of ``FOLDER/chunks`` from memory; ``python -m benchmarks.relay
 relay FOLDER ADDRESS`` passes on what the producer at that address gives. Each prints the port that it listens on, and ends
-when its standard input does. The certificates in ``FOLDER/tls`` are of an exchange's authority, as anywhere else.
+when its standard input does. The certificates in ``FOLDER/tls`` are of an exchange's authority, as anywhere else. To a Flight
+client both are a server of Arrow Flight SQL with one answer: ``FOLDER/info`` describes it, and the chunks are its FlightData.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from tidegate.core.limits import MESSAGE_BYTES_MAX
 from tidegate.identity.folder import ExchangeInfo
 
 METHOD = "/bare.Relay/Stream"
+_FLIGHT_INFO = "/arrow.flight.protocol.FlightService/GetFlightInfo"
+_FLIGHT_GET = "/arrow.flight.protocol.FlightService/DoGet"
+_STATEMENT = b"CommandStatementQuery"
 _LENGTH = struct.Struct(">I")
 _TLS = ("key.pem", "chain.pem", "root.pem")
 
@@ -50,14 +54,24 @@ class Peer:
                 size += len(chunk)
             return time.perf_counter() - started, size
 
+    def certificate(self) -> tuple[bytes, bytes, bytes]:
+        """Give what a client presents and trusts: key, chain, root, as PEM."""
+        key, chain, root = ((self.folder / "tls" / name).read_bytes() for name in _TLS)
+        return key, chain, root
+
     def close(self) -> None:
         """End both."""
         for process in (self.relay, self.producer):
             process.communicate("")
 
 
-def start(folder: Path, chunks: Iterable[bytes]) -> Peer:
-    """Write the chunks and the certificates below a folder, and run both processes."""
+def start(folder: Path, chunks: Iterable[bytes], info: bytes = b"") -> Peer:
+    """Write the chunks and the certificates below a folder, and run both processes.
+
+    Args:
+        info: the FlightInfo of the answer, for a Flight client.
+    """
+    (folder / "info").write_bytes(info)
     with (folder / "chunks").open("wb") as file:
         for chunk in chunks:
             file.write(_LENGTH.pack(len(chunk)))
@@ -99,16 +113,24 @@ def _channel(address: str, folder: Path) -> Any:  # grpc's types do not know met
 
 
 class _Handler(grpc.GenericRpcHandler):  # type: ignore[type-arg]
-    """Answers one method: with chunks from memory, or with what the upstream gives."""
+    """Answers a stream's methods: with chunks from memory, or with what the upstream gives. And what a Flight client asks."""
 
-    def __init__(self, chunks: list[bytes] | None, upstream: Any) -> None:
+    def __init__(self, chunks: list[bytes] | None, upstream: Any, info: bytes) -> None:
         self._chunks = chunks
         self._upstream = None if upstream is None else upstream.unary_stream(METHOD)
+        self._info = info
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[bytes, bytes] | None:
-        if handler_call_details.method != METHOD:
-            return None
-        return grpc.unary_stream_rpc_method_handler(self._stream)
+        if handler_call_details.method in (METHOD, _FLIGHT_GET):
+            return grpc.unary_stream_rpc_method_handler(self._stream)
+        if handler_call_details.method == _FLIGHT_INFO:
+            return grpc.unary_unary_rpc_method_handler(self._describe)
+        return None
+
+    def _describe(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        if _STATEMENT not in request:  # a driver asks first what the server can do, and takes no for an answer
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "not here")
+        return self._info
 
     def _stream(self, request: bytes, _: grpc.ServicerContext) -> Iterator[bytes]:
         if self._upstream is None:
@@ -128,9 +150,9 @@ def main(arguments: list[str]) -> None:
     kind, folder = arguments[0], Path(arguments[1])
     key, chain, root = ((folder / "tls" / name).read_bytes() for name in _TLS)
     if kind == "producer":
-        handler = _Handler(list(_chunks(folder / "chunks")), None)
+        handler = _Handler(list(_chunks(folder / "chunks")), None, (folder / "info").read_bytes())
     else:
-        handler = _Handler(None, _channel(arguments[2], folder))
+        handler = _Handler(None, _channel(arguments[2], folder), (folder / "info").read_bytes())
     server = grpc.server(
         ThreadPoolExecutor(4),
         handlers=[handler],

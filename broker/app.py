@@ -97,6 +97,7 @@ class Broker:
         self._log = structlog.get_logger("tidegate.broker")
         self._stopping = threading.Event()
         self._listeners: list[Listener] = []
+        self._warmed = warm_arrow()
 
     def start(self) -> ExchangeInfo:
         """Open everything and listen.
@@ -107,7 +108,6 @@ class Broker:
         """
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         keep_buffers()
-        warmed = warm_arrow()
         config, clock, ids = self.config, self._clock, self._ids
         addresses = _addresses(config)
         self.log = AuditLog.open(config.log_folder, clock, ids)
@@ -174,7 +174,6 @@ class Broker:
             record=administration.record,
             exchange=self.exchange,
         )
-        warmed()
         self._serve(identity, administration, enrolment)
         self._observe.serve(self._sources(plans, point, identity), self.log)
         administration.record(
@@ -265,6 +264,7 @@ class Broker:
         )
         specs = self._specs(identity, callers, nodes, bearer)
         served = (services.callers, services.nodes, services.enrolment, services.bearer)
+        self._warmed()
         for spec, added in zip(specs, served, strict=False):  # without a bearer listener its services are nobody's
             guarded = callers if spec.name == "callers" else None
             self._listeners.append(Listener(spec, added, self._observe.last(guarded)))

@@ -95,7 +95,8 @@ class Pipeline:
         What was permitted is no access yet, and is recorded when it becomes one: ``prepare`` decides again.
 
         Args:
-            tentative: of planning: with these codes it fails unrecorded, because the values are stand-ins for the caller's.
+            tentative: with these codes it fails unrecorded, because the values are stand-ins for the caller's, and with
+                those the text may be planned and permitted. What policy refuses whatever the values are is not among them.
 
         Raises:
             TidegateError: as ``prepare``; a refusal is recorded before it is raised.
@@ -106,6 +107,8 @@ class Pipeline:
             with watch.room("announce"):
                 return Preview(restricted, self._announce.announce(restricted))
         except TidegateError as error:
+            if error.code in tentative:
+                raise
             raise self._refused(request, restricted.decided, error) from error
 
     def refused(self, request: Request, error: TidegateError) -> TidegateError:
@@ -148,6 +151,8 @@ class Pipeline:
             with watch.room("rewrite"):
                 return self._rewrite.rewrite(decided)  # 4
         except TidegateError as error:
+            if error.code in tentative:
+                raise
             raise self._refused(request, decided, error) from error
 
     def _refused(self, request: Request, decided: DecidedPlan | None, error: TidegateError) -> TidegateError:

@@ -41,8 +41,6 @@ _SETTINGS = (
     "SET GLOBAL lock_configuration = true",
 )
 
-_NULL = '"NULL"'  # as the engine prints the type of a NULL
-
 
 def announced_schema(plan: FederatedPlan, datasets: Mapping[DatasetName, Dataset]) -> bytes:
     """Give the schema's chunk of what a plan answers with, under the caller's names.
@@ -69,7 +67,7 @@ class Expected:
     """What values a text wants before it can be answered.
 
     Args:
-        schema: the chunk of an Arrow schema with a field for each; of type null where any will do.
+        schema: the chunk of an Arrow schema with a field for each.
     """
 
     wanted: tuple[Wanted, ...]
@@ -87,7 +85,7 @@ def expected_parameters(text: str, datasets: Mapping[DatasetName, Dataset]) -> E
     """
     found = wanted(text, datasets)
     with _ENGINE.session() as session:
-        schema = _arrow(session, [parse_type(item.type) if item.type else _NULL for item in found])
+        schema = _arrow(session, [parse_type(item.type) for item in found])
     named = [field.with_name(item.name) for field, item in zip(schema, found, strict=True)]
     return Expected(found, ipc.schema_chunk(pa.schema(named)))
 

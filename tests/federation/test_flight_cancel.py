@@ -7,8 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import adbc_driver_manager
 import grpc
 import pytest
+from adbc_driver_flightsql import DatabaseOptions
 
 from broker.wire.flight import messages
 from tests.federation.flight_calls import Flight, adbc
@@ -16,6 +18,7 @@ from tests.federation.streaming_world import PURPOSE, World, until, world
 from tests.federation.test_cancel import (
     AT_A_NODE,
     AT_THE_BROKER,
+    BUSY_S,
     MANY_ROWS,
     STOPPED_S,
     ended,
@@ -28,6 +31,8 @@ from tidegate.v1 import flight_pb2, flight_sql_pb2
 from tidegate.wire import from_rpc_error
 
 pytestmark = pytest.mark.xdist_group("federation-flight-cancel")
+
+SMALL_JOIN = "SELECT a.x FROM alpha.numbers AS a JOIN beta.numbers AS b ON a.x = b.x WHERE a.x < 10"
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +137,17 @@ def test_cancelling_stops_a_join_at_the_broker(running: World, flight: Flight, h
     fetching.join()
 
 
+def test_a_deadline_stops_a_join_at_the_broker(running: World, flight: Flight) -> None:
+    before = running.cpu_s("broker")
+    fetching = Fetching(flight, AT_THE_BROKER, timeout_s=2.5)
+    wait_busy(running, "broker", before)
+    error = fetching.join()
+    until(lambda: is_idle(running, "broker"), STOPPED_S + 0.1)
+    assert error is not None and error.code is Code.QUERY_DEADLINE
+    assert is_idle(running, "alpha-node1") and is_idle(running, "beta-node1")
+    assert flight.get(flight.info(SMALL_JOIN)).table.num_rows == 9, "its worker has gone on to the next"
+
+
 def test_an_answer_that_nobody_reads_is_ended_by_a_call_too(running: World, flight: Flight) -> None:
     info = flight.info(MANY_ROWS)
     call = flight.stream("DoGet", info.endpoint[0].ticket.SerializeToString())
@@ -143,23 +159,36 @@ def test_an_answer_that_nobody_reads_is_ended_by_a_call_too(running: World, flig
     assert is_idle(running, "alpha-node1")
 
 
-def test_adbc_cancel_stops_a_node(running: World) -> None:
-    count, before = ended(running), running.cpu_s("alpha-node1")
+@pytest.mark.parametrize(("sql", "works"), [(AT_A_NODE, "alpha-node1"), (AT_THE_BROKER, "broker")])
+def test_adbc_cancel_stops_the_work(running: World, sql: str, works: str) -> None:
+    before = running.cpu_s(works)
     failure: list[BaseException] = []
     with adbc(identity(running), PURPOSE) as connection, connection.cursor() as cursor:
 
         def ask() -> None:
             try:
-                cursor.execute(AT_A_NODE)
+                cursor.execute(sql)
                 cursor.fetch_arrow_table()
             except Exception as error:
                 failure.append(error)
 
         thread = threading.Thread(target=ask)
         thread.start()
-        wait_busy(running, "alpha-node1", before)
+        wait_busy(running, works, before)
         cursor.adbc_cancel()
-        until(lambda: ended(running) > count, STOPPED_S)
+        until(lambda: is_idle(running, works), STOPPED_S + 0.1)
         thread.join(60)
     assert failure
     assert is_idle(running, "alpha-node1")
+
+
+@pytest.mark.parametrize(("sql", "works"), [(AT_A_NODE, "alpha-node1"), (AT_THE_BROKER, "broker")])
+def test_the_timeout_that_a_user_sets_in_adbc_stops_the_work(running: World, sql: str, works: str) -> None:
+    before = running.cpu_s(works)
+    options = {DatabaseOptions.TIMEOUT_FETCH.value: "2.5"}
+    with adbc(identity(running), PURPOSE, **options) as connection, connection.cursor() as cursor:
+        with pytest.raises(adbc_driver_manager.Error):
+            cursor.execute(sql)
+            cursor.fetch_arrow_table()
+        until(lambda: is_idle(running, works), STOPPED_S + 0.1)
+    assert running.cpu_s(works) >= before + BUSY_S

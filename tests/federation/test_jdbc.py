@@ -194,6 +194,37 @@ def test_parameters_of_each_kind(door: JavaDoor, condition: str, value: str, ids
     door.ask("release", "kind")
 
 
+@pytest.mark.parametrize(
+    ("sql", "values", "rows"),
+    [
+        ("SELECT ? AS x", ["text:Grüße"], [{"x": "Grüße"}]),
+        ("SELECT ? AS x, id FROM alpha.towns WHERE id < ?", ["text:a", "int:2"], [{"x": "a", "id": "1"}]),
+        (
+            "SELECT id FROM alpha.towns WHERE id = ? OR name = ? ORDER BY id",
+            ["int:1", "text:Köln"],
+            [{"id": "1"}, {"id": "2"}],
+        ),
+        ("SELECT id FROM alpha.towns WHERE id = $1 OR people = $1", ["int:500"], [{"id": "3"}]),
+        (
+            "SELECT r.town FROM alpha.towns t JOIN beta.rivers r ON t.id = r.town WHERE t.id = $1",
+            ["int:2"],
+            [{"town": "2"}],
+        ),
+        ("SELECT coalesce(name, ?) AS name FROM alpha.towns WHERE id = 3", ["text:nobody's"], [{"name": "nobody's"}]),
+        ("SELECT people + CAST(? AS INTEGER) AS more FROM alpha.towns WHERE id = 3", ["int:7"], [{"more": "507"}]),
+    ],
+)
+def test_parameters_that_stand_beside_nothing_or_beside_several(
+    door: JavaDoor, sql: str, values: list[str], rows: list[dict[str, str]]
+) -> None:
+    """The driver binds what is announced and nothing else: text, where no type is to be seen."""
+    prepared = door.ask("prepare", "c", "open", sql)
+    assert prepared["parameters"] == len(values)
+    for _ in "12":
+        assert door.rows("execute", "open", *values) == rows
+    door.ask("release", "open")
+
+
 def test_cancel_stops_the_node_within_a_second(world: DoorsWorld, door: JavaDoor) -> None:
     ended, before = world.answered(), world.cpu_s("alpha-node1")
     door.ask("ask", "c", KEEPS_A_NODE_BUSY)

@@ -82,19 +82,11 @@ def failing() -> Iterator[None]:
 
 def report(error: TidegateError) -> None:
     """Print an error: what, why, what to ask for, who decides, what to do next."""
+    from tidegate.client.telling import raw_error_lines
+
     console = err()
-    console.print(plain(f"error {error.code.value}: {error.message}"), style="red")
-    lines = []
-    for reason in error.reasons:
-        lines.append(("reason", f"{reason.code}: {reason.text}" if reason.text != error.message else reason.code))
-        lines.append(("ask for", reason.ask_for))
-        lines.append(("decided", f"by {reason.decided_by}" if reason.decided_by else ""))
-    lines.append(("request", error.request_id))
-    lines.append(("retry", f"after {error.retry_after_s:g} s" if error.retry_after_s else ""))
-    lines.append(("next", error.info.next_step))
-    for name, text in lines:
-        if text:
-            console.print(plain(f"  {name:8} {text}"))
+    for number, line in enumerate(raw_error_lines(error)):
+        console.print(plain(line), style=None if number else "red")
 
 
 def records(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], output: Format) -> None:

@@ -1,14 +1,16 @@
 """What a text says about parameters that have no values yet: their names, and the types that the query around them suggests.
 
 A client of Flight SQL prepares first and binds later, and some drivers ask what to bind. A type is told where a parameter
-stands beside a column whose name has one type in all datasets of the query, in a cast, or as LIMIT; elsewhere it is open. It is
-a hint: what is bound is judged by the binder, with its value.
+stands beside columns of one kind, in a cast, or as LIMIT; elsewhere it is open, and text is told, since drivers cannot bind a
+type that is none. It is a hint: what is bound is judged by the binder, with its value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
 
 from sqlglot import exp
 
@@ -16,6 +18,7 @@ from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import SQL_PARAMETERS_MAX
 from tidegate.core.values import Value
 from tidegate.sql.admit import admit
+from tidegate.sql.families import MOMENTS, NUMBERS, Family, family
 from tidegate.sql.functions import fold
 from tidegate.sql.model import Schema
 from tidegate.sql.types import type_text
@@ -23,6 +26,17 @@ from tidegate.sql.types import type_text
 _COMPARED = (exp.EQ, exp.NEQ, exp.LT, exp.LTE, exp.GT, exp.GTE, exp.NullSafeEQ, exp.NullSafeNEQ)
 _PATTERNS = (exp.Like, exp.ILike, exp.Glob, exp.SimilarTo, exp.RegexpLike)
 _COUNT = "count"  # no type, but the place: LIMIT and OFFSET
+_TEXT = "VARCHAR"
+_STAND_INS: Mapping[Family, Value] = {
+    "integer": 1,
+    "decimal": Decimal(1),
+    "float": 1.0,
+    "text": "",
+    "boolean": True,
+    "date": date(2000, 1, 1),
+    "timestamp": datetime(2000, 1, 1),  # noqa: DTZ001 - of the type without a zone
+    "time": time(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +45,15 @@ class Wanted:
 
     Args:
         name: ``1``, ``2`` ... for ``?`` and ``$1``; else the caller's own.
-        type: a type text of the exchange; empty: open.
-        stand_in: a value with which the text can be planned before there is another.
+        type: a type text of the exchange.
+        stand_ins: values with which the text can be planned before there is another; the first that can be planned shows best
+            what the answer will look like. Values and not NULL where there are any: what is shared in groups alone may not be
+            asked with a condition of an unknown kind.
     """
 
     name: str
     type: str
-    stand_in: Value
+    stand_ins: tuple[Value, ...]
 
 
 def wanted(text: str, schema: Schema) -> tuple[Wanted, ...]:
@@ -62,16 +78,32 @@ def wanted(text: str, schema: Schema) -> tuple[Wanted, ...]:
         raise error_for(Code.PLAN_PARAMETERS, f"parameters: by number or by name, at most {SQL_PARAMETERS_MAX}")
     names = numbers or list(found)
     types = {name: _one(found[name]) for name in names}
-    return tuple(
-        Wanted(name, "BIGINT", 1) if types[name] == _COUNT else Wanted(name, types[name], None) for name in names
-    )
+    return tuple(_wanted(name, types[name]) for name in names)
 
 
-def _one(types: Sequence[str]) -> str:
+def _wanted(name: str, type_text: str) -> Wanted:
+    if not type_text:
+        return Wanted(name, _TEXT, ("", None))
+    if type_text == _COUNT:
+        return Wanted(name, "BIGINT", (1,))
+    if type_text.upper() in ("TIMESTAMPTZ", "TIMESTAMP WITH TIME ZONE"):
+        return Wanted(name, type_text, (datetime(2000, 1, 1, tzinfo=UTC),))
+    return Wanted(name, type_text, (_STAND_INS.get(family(type_text)),))
+
+
+def _one(types: Iterable[str]) -> str:
+    """Give one type for all places of a parameter, or for all columns of a name; empty: there is none."""
     known = {text for text in types if text}
     if _COUNT in known:
         return _COUNT  # a LIMIT takes nothing else
-    return known.pop() if len(known) == 1 else ""
+    if len(known) <= 1:
+        return known.pop() if known else ""
+    kinds = {family(text) for text in known}
+    if kinds == {"integer"}:
+        return "BIGINT"
+    if kinds <= NUMBERS:
+        return "DOUBLE"
+    return "TIMESTAMP" if kinds <= MOMENTS else ""
 
 
 def _type(node: exp.Expr, schema: Schema) -> str:
@@ -98,8 +130,7 @@ def _of_column(node: exp.Expr, schema: Schema) -> str:
     node = node.unnest()
     if not isinstance(node, exp.Column):
         return ""
-    types = set(_types(fold(node.name), schema))
-    return types.pop() if len(types) == 1 else ""
+    return _one(_types(fold(node.name), schema))
 
 
 def _types(name: str, schema: Schema) -> Iterator[str]:

@@ -21,6 +21,7 @@ from broker.wire.flight.framing import framed_batches
 from broker.wire.flight.metadata import COMMANDS, Metadata
 from broker.wire.flight.sessions import Link, Sessions
 from broker.wire.flight.statements import Statement, Statements
+from broker.wire.flight.turns import Turns
 from tidegate import ipc
 from tidegate.core.caller import Caller
 from tidegate.core.errors import Code, error_for
@@ -64,6 +65,7 @@ class FlightServicer:
         self._metadata = metadata
         self._sessions = sessions
         self._actions = Actions(statements=statements, sessions=sessions)
+        self._turns = Turns()
         self._handshake = handshake
 
     def GetFlightInfo(
@@ -96,7 +98,8 @@ class FlightServicer:
         with self._asked(context) as caller:
             command = messages.unpack(request.ticket)
             if type(command) in COMMANDS:
-                yield from framed_batches(self._metadata.schema(command), self._metadata.batches(command, caller))
+                found = self._turns.taken(caller.member, lambda: self._metadata.batches(command, caller))
+                yield from framed_batches(self._metadata.schema(command), found)
             elif isinstance(command, flight_sql_pb2.TicketStatementQuery):
                 yield from self._statements.answer(caller, command.statement_handle, context)
             else:

@@ -6,7 +6,7 @@ the answer is decided again and recorded when it is fetched, and only if what wa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -27,11 +27,13 @@ from tidegate.core.caller import Caller
 from tidegate.core.clock import Clock, Ids
 from tidegate.core.errors import Code, TidegateError, error_for
 from tidegate.core.limits import QUERY_DEADLINE_S_MAX
+from tidegate.sql.parameters import Wanted
 from tidegate.v1 import flight_sql_pb2
 
 DOOR = "flight"
 _STATE_BYTES = 1_000  # of what is kept behind a handle, beside texts and values
-_TENTATIVE = frozenset({Code.PLAN_PARAMETERS, Code.PLAN_TYPE, Code.PLAN_NOT_ALLOWED})
+# What values alone may bring about: other values may be planned, and make a form of query that policy permits.
+_TENTATIVE = frozenset({Code.PLAN_PARAMETERS, Code.PLAN_TYPE, Code.PLAN_NOT_ALLOWED, Code.POLICY_STRUCTURE})
 # When a text cannot be planned without its values. Not empty: drivers take a statement without columns for an update.
 _UNKNOWN_YET = ipc.schema_chunk(pa.schema([pa.field("answer", pa.null())]))
 
@@ -84,14 +86,7 @@ class Statements:
         """Plan and decide a text with stand-ins for its values, and keep it."""
         request = self._request(caller, statement, context)
         expected = self._pipeline.expected(request)
-        schema = _UNKNOWN_YET
-        try:
-            values = {item.name: item.stand_in for item in expected.wanted}
-            tentative = _TENTATIVE if values else frozenset()
-            schema = self._pipeline.preview(replace(request, parameters=values), tentative).announced.schema
-        except TidegateError as error:
-            if error.code not in _TENTATIVE or not expected.wanted:
-                raise
+        schema = self._expected_schema(request, expected.wanted)
         kept = replace(statement, names=tuple(item.name for item in expected.wanted))
         return flight_sql_pb2.ActionCreatePreparedStatementResult(
             prepared_statement_handle=self._prepared.give(kept, caller.fingerprint, _size(kept)),
@@ -99,6 +94,19 @@ class Statements:
             parameter_schema=expected.schema,
             is_update=False,
         )
+
+    def _expected_schema(self, request: Request, wanted: Sequence[Wanted]) -> bytes:
+        """Say what the answer will look like, as far as that can be known without the values."""
+        if not wanted:
+            return self._pipeline.preview(request).announced.schema
+        for attempt in range(max(len(item.stand_ins) for item in wanted)):
+            values = {item.name: item.stand_ins[min(attempt, len(item.stand_ins) - 1)] for item in wanted}
+            try:
+                return self._pipeline.preview(replace(request, parameters=values), _TENTATIVE).announced.schema
+            except TidegateError as error:
+                if error.code not in _TENTATIVE:
+                    raise
+        return _UNKNOWN_YET
 
     def prepared(self, caller: Caller, handle: bytes, context: grpc.ServicerContext) -> Statement:
         """Find a prepared statement.

@@ -87,9 +87,12 @@ def test_pandas_is_not_imported_for_it() -> None:
         ("SELECT id FROM land.parcels WHERE day = ? AND ? < size", [pa.date32(), pa.decimal128(38, 0)]),
         ("SELECT id FROM land.parcels WHERE id IN (?, ?) LIMIT ?", [pa.int64()] * 3),
         ("SELECT id FROM land.parcels WHERE day BETWEEN $2 AND $1", [pa.date32()] * 2),
-        ("SELECT id FROM land.parcels WHERE id = $1 OR day = $1", [pa.null()]),
-        ("SELECT ?, CAST(? AS DOUBLE), '?' FROM land.parcels", [pa.null(), pa.float64()]),
-        ("SELECT id FROM land.parcels WHERE elsewhere = ?", [pa.null()]),
+        ("SELECT id FROM land.parcels WHERE id = $1 OR day = $1", [pa.string()]),
+        ("SELECT id FROM land.parcels WHERE id = $1 OR size = $1", [pa.int64()]),
+        ("SELECT CAST($1 AS DOUBLE) FROM land.parcels WHERE id = $1", [pa.float64()]),
+        ("SELECT CAST($1 AS TIMESTAMP) FROM land.parcels WHERE day = $1", [pa.timestamp("us")]),
+        ("SELECT ?, CAST(? AS DOUBLE), '?' FROM land.parcels", [pa.string(), pa.float64()]),
+        ("SELECT id FROM land.parcels WHERE elsewhere = ?", [pa.string()]),
     ],
 )
 def test_parameters_have_the_types_that_stand_beside_them(sql: str, types: list[pa.DataType]) -> None:
