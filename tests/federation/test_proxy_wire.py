@@ -211,10 +211,12 @@ def test_a_password_is_changed_for_a_token(channel: Any, padding: str) -> None:
     assert unary(channel, "GetFlightInfo", (("authorization", token),)) == b"cba"
 
 
-def test_what_makes_credentials_is_not_carried(channel: Any) -> None:
+def test_what_makes_credentials_or_changes_anything_is_not_carried(channel: Any) -> None:
     methods = [
         f"/tidegate.v1.MemberService/{name}" for name in ("RenewCertificate", "IssueToken", "AddMember", "Revoke")
     ]
+    changes = ("Register", "Update", "Withdraw", "AddPurpose", "GrantAgreement", "RevokeAgreement")
+    methods += [f"/tidegate.v1.CatalogueService/{name}" for name in changes]
     for method in (*methods, "/tidegate.v1.NodeService/Attach", "/tidegate.v1.EnrolmentService/Join", "/x/y"):
         with pytest.raises(grpc.RpcError) as caught:
             channel.unary_unary(method)(b"", metadata=BEARER, timeout=DEADLINE_S)

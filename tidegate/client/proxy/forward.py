@@ -1,8 +1,8 @@
 """Forwarding one call: bytes straight through both ways, under the proxy's identity.
 
-What the broker offers to a caller's tools is carried, and nothing that makes credentials or changes who is a member: a tool
-that knows the proxy's secret may use its holder's certificate for as long as the proxy runs, never take one away. Of the
-metadata only what the exchange reads is carried; ``authorization`` ends here.
+What the broker offers to a caller's tools is carried, and nothing that makes credentials or changes members or the
+catalogue: a tool that knows the proxy's secret may use its holder's certificate for as long as the proxy runs, never take
+one away. Of the metadata only what the exchange reads is carried; ``authorization`` ends here.
 
 One message at a time goes either way, so a slow reader slows the broker and a slow broker the writer.
 """
@@ -28,7 +28,10 @@ HANDSHAKE = f"{FLIGHT}Handshake"
 CARRIED = (
     FLIGHT,
     "/tidegate.v1.QueryService/",
-    "/tidegate.v1.CatalogueService/",
+    # Of the catalogue what is read: the holder may be a steward, and a tool must not be able to withdraw a dataset.
+    "/tidegate.v1.CatalogueService/Get",
+    "/tidegate.v1.CatalogueService/List",
+    "/tidegate.v1.CatalogueService/Search",
     "/tidegate.v1.AuditService/",
     "/tidegate.v1.MemberService/WhoAmI",
     "/grpc.health.v1.Health/Check",
