@@ -17,6 +17,7 @@ from benchmarks.tpch_exchange import PURPOSE
 from broker.wire.flight import headers
 from broker.wire.flight.messages import SERVICE
 from tidegate.channel import open_channel
+from tidegate.chunk_wire import varint
 from tidegate.client.session import Session
 from tidegate.identity.folder import LocalIdentity
 
@@ -88,7 +89,7 @@ def _message(*fields: bytes) -> bytes:
     """Write length-delimited fields, the first as number 1."""
     parts = []
     for number, field in enumerate(fields, 1):
-        parts += [bytes([number << 3 | _LENGTH_DELIMITED]), _varint(len(field)), field]
+        parts += [bytes([number << 3 | _LENGTH_DELIMITED]), varint(len(field)), field]
     return b"".join(parts)
 
 
@@ -106,15 +107,6 @@ def _fields(message: bytes) -> dict[int, bytes]:
         found[number] = message[place + 1 : place + 1 + size]
         place += 1 + size
     return found
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
 
 
 def measure(adbc: Any, calls: Calls, session: Session, sql: str, rounds: int) -> dict[str, Any]:

@@ -88,7 +88,7 @@ _LONG_CALLS = (
 
 
 class Broker:
-    """A running broker. ``start`` returns when all three listeners answer; ``stop`` drains."""
+    """A running broker. ``start`` returns when all listeners answer; ``stop`` drains."""
 
     def __init__(self, config: BrokerConfig, *, clock: Clock | None = None, ids: Ids | None = None) -> None:
         self.config = config

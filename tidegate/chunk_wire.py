@@ -15,7 +15,7 @@ _VARINT_BYTES_MAX = 5  # a length above 4 GiB is none
 
 def deliver_request(chunk: bytes) -> bytes:
     """Write ``DeliverRequest(message=chunk)``."""
-    return b"".join((_MESSAGE_FIELD, _varint(len(chunk)), chunk))
+    return b"".join((_MESSAGE_FIELD, varint(len(chunk)), chunk))
 
 
 def delivered(raw: bytes) -> bytes | None:
@@ -26,8 +26,8 @@ def delivered(raw: bytes) -> bytes | None:
 
 def execute_response(chunk: bytes) -> bytes:
     """Write ``ExecuteResponse(batch=Batch(ipc=chunk))``."""
-    size = _varint(len(chunk))
-    return b"".join((_BATCH_FIELD, _varint(len(_IPC_FIELD) + len(size) + len(chunk)), _IPC_FIELD, size, chunk))
+    size = varint(len(chunk))
+    return b"".join((_BATCH_FIELD, varint(len(_IPC_FIELD) + len(size) + len(chunk)), _IPC_FIELD, size, chunk))
 
 
 def answered(raw: bytes) -> bytes | None:
@@ -37,7 +37,8 @@ def answered(raw: bytes) -> bytes | None:
     return raw[start:] if start else None
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Write a number as Protocol Buffers do before what is length-delimited."""
     found = bytearray()
     while value > 0x7F:
         found.append(value & 0x7F | 0x80)

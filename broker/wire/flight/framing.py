@@ -12,6 +12,7 @@ from collections.abc import Iterator
 import pyarrow as pa
 
 from tidegate import arrow_check, ipc
+from tidegate.chunk_wire import varint
 from tidegate.core.errors import Code, error_for
 from tidegate.v1 import flight_pb2
 
@@ -25,9 +26,9 @@ _ALIGNMENT = 8
 def flight_data(header: bytes | memoryview, body: bytes | memoryview | pa.Buffer = b"") -> bytes:
     """Write ``FlightData(data_header=header, data_body=body)``: one copy."""
     view = memoryview(body)
-    parts: list[bytes | memoryview] = [_HEADER_FIELD, _varint(len(header)), header]
+    parts: list[bytes | memoryview] = [_HEADER_FIELD, varint(len(header)), header]
     if view.nbytes:
-        parts += [_BODY_FIELD, _varint(view.nbytes), view]
+        parts += [_BODY_FIELD, varint(view.nbytes), view]
     return b"".join(parts)
 
 
@@ -64,12 +65,3 @@ def unframed(data: flight_pb2.FlightData) -> bytes:
     padding = -(len(header) + _PREFIX_BYTES) % _ALIGNMENT
     size = (len(header) + padding).to_bytes(4, "little")
     return b"".join((_MARK, size, header, bytes(padding), data.data_body))
-
-
-def _varint(value: int) -> bytes:
-    found = bytearray()
-    while value > 0x7F:
-        found.append(value & 0x7F | 0x80)
-        value >>= 7
-    found.append(value)
-    return bytes(found)
